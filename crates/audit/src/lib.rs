@@ -1,1 +1,11 @@
-//! (to be written)
+//! The audit log: who used or changed which key, and what came of it.
+//!
+//! Invariant: entries are numbered from 1 without gaps, their times never go back along the numbers,
+//! and an entry that is there is never written again. An append is durable when it returns.
+//! This crate does not know what it logs.
+
+mod entry;
+mod log;
+
+pub use entry::Entry;
+pub use log::{AuditLog, MAX_PAGE};

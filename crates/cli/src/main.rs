@@ -1,1 +1,61 @@
-fn main() {}
+//! The `claviger` binary: reads the command line, runs one command, ends with 0 (done), 1 (failed) or
+//! 2 (wrong usage).
+//!
+//! Invariant: standard output carries results only; sentences, progress and errors go to standard error.
+
+mod args;
+mod bigtable;
+mod client;
+mod env;
+mod failure;
+mod flags;
+mod kms;
+mod names;
+mod output;
+mod progress;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Command};
+use crate::client::Session;
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Serve(options) => serve::run(&options),
+        Command::Env(options) => env::run(&cli.global, &options),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "claviger", &mut script);
+            output::write_bytes(&script)
+        }
+        Command::Kms(command) => ask(async move {
+            let session = Session::connect(cli.global).await?;
+            kms::run(&session, command).await
+        }),
+        Command::Bigtable(command) => ask(async move {
+            let session = Session::connect(cli.global).await?;
+            bigtable::run(&session, command).await
+        }),
+    }
+}
+
+/// Runs a command that talks to a server. One thread is enough for it, and starts faster.
+fn ask(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::local(format!("no runtime: {error}")))?;
+    runtime.block_on(Box::pin(command))
+}

@@ -1,1 +1,55 @@
-//! (to be written)
+//! Key rings, keys, versions, IAM and the root seal: a Cloud KMS with symmetric software keys.
+//!
+//! Invariant: this crate knows no service that uses its keys and no wire format of an API.
+
+pub mod agents;
+mod ciphertext;
+mod iam;
+mod index;
+mod kms;
+pub mod locations;
+mod material;
+pub mod model;
+mod seal;
+pub mod service;
+mod storage;
+mod texts;
+mod validate;
+
+pub use iam::{Binding, Policy};
+pub use kms::{
+    DecryptReply, DecryptRequest, EncryptReply, EncryptRequest, KeyOrVersion, Kms, KmsConfig, PolicyResource,
+};
+pub use model::{
+    Algorithm, CryptoKey, CryptoKeyUpdate, CryptoKeyVersion, KeyRing, KeyView, NewCryptoKey, Page,
+    PageRequest, ProtectionLevel, Purpose, VersionState, VersionTemplate,
+};
+pub use seal::{RootSecret, reseal};
+pub use service::{Decrypted, Encrypted, KeyChange, KeyService};
+
+#[doc(hidden)]
+pub mod fuzzing {
+    //! The decoders of what an attacker may change, for the fuzz targets. None may panic.
+
+    use claviger_core::names::CryptoKeyName;
+    use claviger_crypto::SecretKey;
+
+    /// Reads and opens a ciphertext, under a fixed key.
+    pub fn ciphertext(bytes: &[u8]) {
+        let (Ok(key), Ok(material)) =
+            (CryptoKeyName::new("p", "l", "r", "k"), SecretKey::from_slice(&[7; 32]))
+        else {
+            return;
+        };
+        if let Ok((version, message)) = crate::ciphertext::parse(bytes) {
+            let _ = crate::ciphertext::open(&material, &key, version, b"", message);
+        }
+    }
+
+    /// Reads a `root.json` and opens its keys, under a fixed key.
+    pub fn root(bytes: &[u8]) {
+        if let Ok(key) = SecretKey::from_slice(&[7; 32]) {
+            crate::seal::fuzz(bytes, &key);
+        }
+    }
+}

@@ -1,1 +1,16 @@
-//! (to be written)
+//! Everything at rest: an object store that encrypts, the local disk under it, and databases on top.
+//!
+//! Invariant: this is the only crate that touches a disk, and what it writes is sealed.
+
+pub mod engine;
+mod error;
+mod local;
+mod records;
+pub mod scope;
+pub mod store;
+
+pub use error::{Change, Tamper, from_store, is_no_space, lock_error, tamper};
+pub use local::LocalStore;
+pub use records::{RecordBatch, Records};
+pub use scope::{FixedKey, KeyId, ScopeId, ScopeKey, ScopeKeys};
+pub use store::{SealedOptions, SealedStore};

@@ -1,0 +1,253 @@
+//! The log itself: one writer task that numbers entries and writes all that wait in one batch.
+//!
+//! Records: `e/` and the number in 20 digits hold the entries; `head` holds the last number and time
+//! and is written in the same batch, so that opening finds the end without reading the log.
+//!
+//! Invariant: only the writer task gives numbers, one batch at a time. After a failed batch nobody
+//! knows what reached the disk, so the database is opened anew before the next one.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use claviger_core::{Clock, Error, ErrorKind, Result, Timestamp};
+use claviger_sealed::{RecordBatch, Records};
+use object_store::ObjectStore;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{RwLock, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::Entry;
+
+/// Where the log's database lies in its store.
+const PATH: &str = "log";
+/// The record of the log's end.
+const HEAD: &str = "head";
+/// What the keys of entries begin with.
+const ENTRIES: &str = "e/";
+/// Entries written in one batch, at most.
+const MAX_BATCH: usize = 512;
+/// Entries that wait for the writer, at most; more appends wait for a place.
+const MAX_WAITING: usize = 4096;
+/// Entries that one read gives or looks at, at most.
+pub const MAX_PAGE: usize = 1000;
+
+/// The end of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Head {
+    last: u64,
+    time: Timestamp,
+}
+
+struct Waiting {
+    entry: Entry,
+    done: oneshot::Sender<Result<u64>>,
+}
+
+/// An open audit log; see the crate's text.
+pub struct AuditLog {
+    database: Arc<Database>,
+    sender: Mutex<Option<mpsc::Sender<Waiting>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for AuditLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuditLog")
+    }
+}
+
+impl AuditLog {
+    /// Opens or creates the log of a store of its own.
+    ///
+    /// # Errors
+    /// `DataLoss` when the end of the log is not what was written; what the store answers.
+    pub async fn open(store: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>) -> Result<Self> {
+        let records = Records::open(store.clone(), PATH).await?;
+        let head = find_end(&records).await?;
+        let database = Arc::new(Database { store, records: RwLock::new(Arc::new(records)) });
+        let (sender, waiting) = mpsc::channel(MAX_WAITING);
+        let writer = Writer { database: database.clone(), clock, head: Some(head) };
+        let writer = tokio::spawn(writer.run(waiting));
+        Ok(Self { database, sender: Mutex::new(Some(sender)), writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Writes an entry and gives its number. It is durable then; appends at the same time share a
+    /// flush. The log sets the entry's time. An append that is given up may be written all the same.
+    ///
+    /// # Errors
+    /// When it could not be made durable, or the log is closed.
+    pub async fn append(&self, entry: Entry) -> Result<u64> {
+        let sender = lock(&self.sender).clone().ok_or_else(closed)?;
+        let (done, result) = oneshot::channel();
+        sender.send(Waiting { entry, done }).await.map_err(|_| closed())?;
+        drop(sender);
+        result.await.map_err(|_| closed())?
+    }
+
+    /// At most `limit` (and [`MAX_PAGE`]) entries with numbers above `after`, in order.
+    ///
+    /// # Errors
+    /// `DataLoss` when the entries are not what was written.
+    pub async fn read(&self, after: Option<u64>, limit: usize) -> Result<Vec<(u64, Entry)>> {
+        let after = after.unwrap_or(0);
+        let limit = limit.min(MAX_PAGE);
+        let rows = self
+            .database
+            .records()
+            .await
+            .scan_after::<Entry>(ENTRIES, Some(&entry_key(after)), limit)
+            .await?;
+        let mut entries = Vec::with_capacity(rows.len());
+        for (number, (key, entry)) in (after.saturating_add(1)..).zip(rows) {
+            if key != entry_key(number) {
+                return Err(damaged(&format!("entry {number} of the audit log is missing")));
+            }
+            entries.push((number, entry));
+        }
+        Ok(entries)
+    }
+
+    /// Looks at [`MAX_PAGE`] entries above `after` for those that `wanted` accepts, at most `limit`.
+    /// Gives them and the number to go on after, or none at the end of the log.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn find(
+        &self,
+        after: Option<u64>,
+        limit: usize,
+        wanted: impl Fn(&Entry) -> bool + Send,
+    ) -> Result<(Vec<(u64, Entry)>, Option<u64>)> {
+        let page = self.read(after, MAX_PAGE).await?;
+        let full = page.len() == MAX_PAGE;
+        let mut last = after;
+        let mut found = Vec::new();
+        for (number, entry) in page {
+            if found.len() >= limit {
+                return Ok((found, last));
+            }
+            last = Some(number);
+            if wanted(&entry) {
+                found.push((number, entry));
+            }
+        }
+        Ok((found, if full { last } else { None }))
+    }
+
+    /// Writes what waits and closes. Appends fail from now on.
+    ///
+    /// # Errors
+    /// When the database could not be closed; all acknowledged entries are durable even so.
+    pub async fn close(&self) -> Result<()> {
+        drop(lock(&self.sender).take());
+        let writer = lock(&self.writer).take();
+        if let Some(writer) = writer {
+            writer.await.map_err(|e| Error::internal("the writer of the audit log failed").because(e))?;
+        }
+        self.database.records().await.close().await
+    }
+}
+
+/// The log's records, which are opened anew after a failure.
+struct Database {
+    store: Arc<dyn ObjectStore>,
+    records: RwLock<Arc<Records>>,
+}
+
+impl Database {
+    async fn records(&self) -> Arc<Records> {
+        self.records.read().await.clone()
+    }
+
+    async fn reopen(&self) -> Result<Arc<Records>> {
+        let mut records = self.records.write().await;
+        if let Err(error) = records.close().await {
+            tracing::debug!(%error, "the failed audit log could not be closed");
+        }
+        *records = Arc::new(Records::open(self.store.clone(), PATH).await?);
+        Ok(records.clone())
+    }
+}
+
+struct Writer {
+    database: Arc<Database>,
+    clock: Arc<dyn Clock>,
+    /// The end of the log; unknown after a failure.
+    head: Option<Head>,
+}
+
+impl Writer {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
+        let mut batch = Vec::new();
+        while waiting.recv_many(&mut batch, MAX_BATCH).await > 0 {
+            let (entries, done): (Vec<_>, Vec<_>) = batch.drain(..).map(|w| (w.entry, w.done)).unzip();
+            match self.write(entries).await {
+                Ok(first) => {
+                    for (number, done) in (first..).zip(done) {
+                        // Whoever gave up waiting needs no number.
+                        let _ = done.send(Ok(number));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, entries = done.len(), "the audit log cannot be written");
+                    for done in done {
+                        let _ = done.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes entries under the next numbers and gives the first of these.
+    async fn write(&mut self, entries: Vec<Entry>) -> Result<u64> {
+        let (records, head) = match self.head.take() {
+            Some(head) => (self.database.records().await, head),
+            None => {
+                let records = self.database.reopen().await?;
+                let head = find_end(&records).await?;
+                (records, head)
+            }
+        };
+        let mut end = Head { last: head.last, time: head.time.max(self.clock.now()) };
+        let mut changes = RecordBatch::new();
+        for mut entry in entries {
+            entry.time = end.time;
+            end.last += 1;
+            changes = changes.put(&entry_key(end.last), &entry)?;
+        }
+        records.write(changes.put(HEAD, &end)?).await?;
+        self.head = Some(end);
+        Ok(head.last + 1)
+    }
+}
+
+/// The end of the log, with a look that the entries agree with it.
+async fn find_end(records: &Records) -> Result<Head> {
+    let head: Head = records.get(HEAD).await?.unwrap_or_default();
+    let past = records.scan_after::<Entry>(ENTRIES, Some(&entry_key(head.last)), 1).await?;
+    let last_is_there = head.last == 0 || records.get::<Entry>(&entry_key(head.last)).await?.is_some();
+    if past.is_empty() && last_is_there {
+        Ok(head)
+    } else {
+        Err(damaged("the end of the audit log is not where it was written"))
+    }
+}
+
+fn entry_key(number: u64) -> String {
+    format!("{ENTRIES}{number:020}")
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Unavailable, "the audit log is closed")
+}
+
+fn damaged(message: &str) -> Error {
+    Error::new(ErrorKind::DataLoss, message)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

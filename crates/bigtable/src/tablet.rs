@@ -1,0 +1,301 @@
+//! The rows of one table in one cluster: a sealed database that is opened at first use, closed when
+//! idle, and dropped at once when its key goes.
+//!
+//! Invariant: no request sees a row of a tablet whose scope is locked. An idle tablet holds no task,
+//! no file and no memory beyond this struct.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, Weak};
+use std::time::Duration;
+
+use claviger_cmek::{Lock, Manager, Scope};
+use claviger_core::{Clock, Error, ErrorKind, Result};
+use claviger_sealed::engine::{BlockCache, Engine, EngineOptions};
+use claviger_sealed::scope::ScopeId;
+use claviger_sealed::{SealedOptions, SealedStore};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use tokio::sync::{Mutex, RwLockReadGuard, RwLockWriteGuard, watch};
+
+use crate::compaction::CollectGarbage;
+use crate::model::{Families, RowMergeOperator};
+
+/// The database's path below the tablet's own.
+const DATABASE: &str = "db";
+/// Bytes of writes in memory before they become a sorted file.
+const MEMTABLE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of writes in memory at which writers wait.
+const MAX_UNFLUSHED_BYTES: usize = 192 * 1024 * 1024;
+/// Row locks of the process.
+const ROW_LOCKS: usize = 4096;
+/// How long an open waits for the tablet's last use to end.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What all tablets of the process share.
+pub(crate) struct Shared {
+    pub(crate) files: Arc<dyn ObjectStore>,
+    pub(crate) keys: Arc<Manager>,
+    pub(crate) cache: Arc<BlockCache>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) row_locks: RowLocks,
+    pub(crate) room: RoomCheck,
+}
+
+/// Says whether the disk has room for another write.
+pub(crate) type RoomCheck = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+
+impl Shared {
+    /// Refuses a write while the disk is so full that the engine could not keep its house in order.
+    pub(crate) fn check_room(&self) -> Result<()> {
+        (self.room)()
+    }
+}
+
+/// Locks of rows, striped over all tablets: two rows may share one.
+pub(crate) struct RowLocks(Box<[tokio::sync::RwLock<()>]>);
+
+impl RowLocks {
+    pub(crate) fn new() -> Self {
+        Self(std::iter::repeat_with(tokio::sync::RwLock::default).take(ROW_LOCKS).collect())
+    }
+}
+
+/// One tablet, open or not. There is one of it for a scope, so that no two databases open its files.
+pub(crate) struct Tablet {
+    id: ScopeId,
+    shared: Arc<Shared>,
+    schema: Arc<RwLock<Arc<Families>>>,
+    open: RwLock<Option<Arc<OpenTablet>>>,
+    /// Held while the tablet is opened or closed.
+    turning: Mutex<()>,
+    /// Sets the row locks of tablets apart.
+    salt: u64,
+    /// When it was last used, in milliseconds of the clock's elapsed time.
+    used: AtomicU64,
+}
+
+/// A tablet whose database is open. Whoever works on rows holds one.
+pub(crate) struct OpenTablet {
+    pub(crate) engine: Engine,
+    store: Arc<SealedStore>,
+    scope: Arc<Scope>,
+}
+
+impl fmt::Debug for Tablet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tablet({})", self.id)
+    }
+}
+
+impl OpenTablet {
+    /// Whether the key is usable now; cheap enough to ask between rows.
+    pub(crate) fn guard(&self) -> Result<()> {
+        self.scope.guard()
+    }
+
+    /// The reason why an operation failed: the lock of the key, if it is locked by now.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        self.scope.guard().err().unwrap_or(error)
+    }
+
+    /// Drops all that is decrypted. Operations under way end with an error.
+    async fn abandon(&self) {
+        self.engine.abandon().await;
+        self.store.forget();
+    }
+}
+
+impl Tablet {
+    pub(crate) fn new(id: ScopeId, schema: Arc<Families>, shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            shared,
+            schema: Arc::new(RwLock::new(schema)),
+            open: RwLock::new(None),
+            turning: Mutex::new(()),
+            salt: rand::random(),
+            used: AtomicU64::new(0),
+        })
+    }
+
+    /// The table's families as they are now.
+    pub(crate) fn schema(&self) -> Arc<Families> {
+        self.schema.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Shows a change of the families to readers, writers and compactions.
+    pub(crate) fn set_schema(&self, schema: Arc<Families>) {
+        *self.schema.write().unwrap_or_else(std::sync::PoisonError::into_inner) = schema;
+    }
+
+    /// Waits until nobody changes the row after reading it, and keeps it so.
+    pub(crate) async fn own_row(&self, row_key: &[u8]) -> RwLockWriteGuard<'_, ()> {
+        self.shared.row_locks.0[self.row_lock(row_key)].write().await
+    }
+
+    /// Waits until nobody changes any of the rows after reading it, and keeps it so; others may write
+    /// to the rows at the same time. Locks are taken in their order, so that no two requests wait for
+    /// each other.
+    pub(crate) async fn share_rows<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> Vec<RwLockReadGuard<'_, ()>> {
+        let mut locks: Vec<_> = keys.map(|key| self.row_lock(key)).collect();
+        locks.sort_unstable();
+        locks.dedup();
+        let mut held = Vec::with_capacity(locks.len());
+        for lock in locks {
+            held.push(self.shared.row_locks.0[lock].read().await);
+        }
+        held
+    }
+
+    fn row_lock(&self, row_key: &[u8]) -> usize {
+        // FNV-1a: what matters is that it is quick.
+        let hash = row_key.iter().fold(self.salt, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3));
+        usize::try_from(hash % ROW_LOCKS as u64).unwrap_or(0)
+    }
+
+    fn current(&self) -> Option<Arc<OpenTablet>> {
+        self.open.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn put(&self, open: Option<Arc<OpenTablet>>) -> Option<Arc<OpenTablet>> {
+        std::mem::replace(&mut *self.open.write().unwrap_or_else(std::sync::PoisonError::into_inner), open)
+    }
+
+    fn touch(&self) {
+        let now = self.shared.clock.elapsed().as_millis();
+        self.used.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The open database, opened now if need be.
+    ///
+    /// # Errors
+    /// The lock of the scope when its key is not usable; `DataLoss` when stored bytes were changed.
+    pub(crate) async fn open(self: &Arc<Self>) -> Result<Arc<OpenTablet>> {
+        self.touch();
+        if let Some(open) = self.current().filter(|open| !open.engine.is_closed()) {
+            open.guard()?;
+            return Ok(open);
+        }
+        let _turn = self.turning.lock().await;
+        if let Some(open) = self.current() {
+            if !open.engine.is_closed() {
+                open.guard()?;
+                return Ok(open);
+            }
+            // It failed, or its key went: leave it to those who still hold it and start anew.
+            self.put(None);
+            open.abandon().await;
+        }
+        let scope = self.shared.keys.scope(&self.id).await?;
+        scope.guard()?;
+        let mut lock = scope.watch();
+        let files = self.shared.files.clone();
+        let store = SealedStore::open(
+            files,
+            Path::from(self.id.as_str()),
+            scope.keys(),
+            self.shared.clock.clone(),
+            SealedOptions::default(),
+        )
+        .await
+        .map_err(|e| locked_or(&scope, e))?;
+        let store = Arc::new(store);
+        let options = EngineOptions {
+            merge_operator: Some(Arc::new(RowMergeOperator)),
+            compaction_filter: Some(Arc::new(CollectGarbage::new(self.schema.clone(), self.shared.clock.clone()))),
+            cache: Some(self.shared.cache.clone()),
+            memtable_bytes: MEMTABLE_BYTES,
+            max_unflushed_bytes: MAX_UNFLUSHED_BYTES,
+        };
+        let engine =
+            Engine::open(store.clone(), DATABASE, options).await.map_err(|e| locked_or(&scope, e))?;
+        let open = Arc::new(OpenTablet { engine, store, scope: scope.clone() });
+        lock.mark_changed();
+        tokio::spawn(drop_when_locked(Arc::downgrade(self), Arc::downgrade(&open), lock));
+        self.put(Some(open.clone()));
+        open.guard()?;
+        Ok(open)
+    }
+
+    /// Closes the database when nobody used it for `idle`. Returns whether it is closed now.
+    pub(crate) async fn close_if_idle(&self, idle: Duration) -> bool {
+        let used = Duration::from_millis(self.used.load(Ordering::Relaxed));
+        if self.shared.clock.elapsed().saturating_sub(used) < idle {
+            return self.current().is_none();
+        }
+        let _turn = self.turning.lock().await;
+        let Some(open) = self.put(None) else { return true };
+        if Arc::strong_count(&open) > 1 {
+            self.put(Some(open));
+            return false;
+        }
+        close(&open, &self.id).await;
+        true
+    }
+
+    /// Closes the database, whoever uses it; for the end of the process and of the table.
+    pub(crate) async fn close(&self) {
+        let _turn = self.turning.lock().await;
+        let Some(open) = self.put(None) else { return };
+        let step = CLOSE_PATIENCE / 50;
+        let mut waited = Duration::ZERO;
+        while Arc::strong_count(&open) > 1 && waited < CLOSE_PATIENCE {
+            tokio::time::sleep(step).await;
+            waited += step;
+        }
+        close(&open, &self.id).await;
+    }
+
+    /// Drops the database without a last write: its rows are to go.
+    pub(crate) async fn discard(&self) {
+        let _turn = self.turning.lock().await;
+        if let Some(open) = self.put(None) {
+            open.abandon().await;
+        }
+    }
+}
+
+fn locked_or(scope: &Scope, error: Error) -> Error {
+    scope.guard().err().unwrap_or(error)
+}
+
+async fn close(open: &OpenTablet, id: &ScopeId) {
+    if let Err(error) = open.engine.close().await {
+        // What was acknowledged is in the log; the next open replays it.
+        tracing::warn!(scope = %id, %error, "a tablet did not close cleanly");
+    }
+    if let Err(error) = open.store.close().await
+        && error.kind() != ErrorKind::FailedPrecondition
+    {
+        tracing::warn!(scope = %id, %error, "a tablet's ledger was not written");
+    }
+    open.store.forget();
+}
+
+/// Waits for the key to go, then drops what was decrypted with it.
+async fn drop_when_locked(
+    tablet: Weak<Tablet>,
+    open: Weak<OpenTablet>,
+    mut lock: watch::Receiver<Lock>,
+) {
+    loop {
+        if *lock.borrow_and_update() == Lock::Locked {
+            let Some(open) = open.upgrade() else { return };
+            if let Some(tablet) = tablet.upgrade() {
+                let ours = tablet.current().is_some_and(|current| Arc::ptr_eq(&current, &open));
+                if ours {
+                    tablet.put(None);
+                }
+            }
+            open.abandon().await;
+            return;
+        }
+        tokio::select! {
+            changed = lock.changed() => if changed.is_err() { return },
+            // The database may have been closed meanwhile; do not outlive it for long.
+            () = tokio::time::sleep(Duration::from_secs(60)) => if open.strong_count() == 0 { return },
+        }
+    }
+}
+

@@ -1,0 +1,122 @@
+//! IAM policies of key rings and keys.
+//!
+//! Invariant: a key ring's policy holds for its keys, also for those made later.
+
+use super::*;
+use crate::iam::Policy;
+
+/// What a policy is attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyResource {
+    /// A key ring.
+    Ring(KeyRingName),
+    /// A key.
+    Key(CryptoKeyName),
+}
+
+impl PolicyResource {
+    /// Reads the name of a key ring or key.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it is neither.
+    pub fn parse(name: &str) -> Result<Self> {
+        if let Ok(key) = CryptoKeyName::parse(name) {
+            return Ok(Self::Key(key));
+        }
+        KeyRingName::parse(name).map(Self::Ring).map_err(|_| {
+            Error::invalid(format!(
+                "Invalid resource name '{name}': expected {} or {}",
+                KeyRingName::SHAPE,
+                CryptoKeyName::SHAPE
+            ))
+        })
+    }
+
+    fn on(&self) -> On<'_> {
+        match self {
+            Self::Ring(name) => On::Ring(name),
+            Self::Key(name) => On::Key(name),
+        }
+    }
+
+    fn permission(&self, verb: &str) -> String {
+        match self {
+            Self::Ring(_) => format!("cloudkms.keyRings.{verb}"),
+            Self::Key(_) => format!("cloudkms.cryptoKeys.{verb}"),
+        }
+    }
+
+    fn policy<'a>(&self, index: &'a Index) -> Result<&'a Policy> {
+        Ok(match self {
+            Self::Ring(name) => &index.ring(name)?.policy,
+            Self::Key(name) => &index.key(name)?.record.policy,
+        })
+    }
+}
+
+impl Kms {
+    /// The policy of a key ring or key itself, without what it inherits.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`.
+    pub fn get_iam_policy(&self, caller: &Caller, resource: &PolicyResource) -> Result<Policy> {
+        let index = self.inner.index();
+        authorise(&index, caller, &resource.permission("getIamPolicy"), resource.on())?;
+        resource.policy(&index).cloned()
+    }
+
+    /// Puts a policy in place of the old one.
+    ///
+    /// # Errors
+    /// `Aborted` when its etag is not empty and not that of the policy that is there; `InvalidArgument` and
+    /// `Unimplemented` for what cannot be evaluated; `NotFound`; `PermissionDenied`.
+    pub async fn set_iam_policy(
+        &self,
+        caller: &Caller,
+        resource: &PolicyResource,
+        policy: Policy,
+    ) -> Result<Policy> {
+        let (caller, resource) = (caller.clone(), resource.clone());
+        let call = Call::new(&caller, "SetIamPolicy", &resource.on().name());
+        self.change(call, move |index, _| {
+            authorise(index, &caller, &resource.permission("setIamPolicy"), resource.on())?;
+            let policy = policy.replacing(resource.policy(index)?)?;
+            match &resource {
+                PolicyResource::Ring(name) => {
+                    let ring = index.ring(name)?.ring.clone();
+                    let prefix = format!("{name}/cryptoKeys/");
+                    let keys = Index::children(&index.keys, &prefix).map(|(_, entry)| entry.name().clone());
+                    let announce = keys.collect();
+                    let entry = RingEntry { ring, policy: policy.clone() };
+                    Ok(Plan { announce, ..Plan::ring(entry, policy) })
+                }
+                PolicyResource::Key(name) => {
+                    let mut entry = KeyEntry::clone(index.key(name)?);
+                    entry.record.policy = policy.clone();
+                    Ok(Plan::key(entry, Vec::new(), policy))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Those of `permissions` that the caller has, its key ring's policy included. None when the resource is
+    /// not there.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a permission that key rings and keys do not have.
+    pub fn test_iam_permissions(
+        &self,
+        caller: &Caller,
+        resource: &PolicyResource,
+        permissions: &[String],
+    ) -> Result<Vec<String>> {
+        iam::check_tested(permissions)?;
+        let index = self.inner.index();
+        if resource.policy(&index).is_err() {
+            return Ok(Vec::new());
+        }
+        let granted = permissions.iter().filter(|p| may(&index, caller, p, resource.on()));
+        Ok(granted.cloned().collect())
+    }
+}

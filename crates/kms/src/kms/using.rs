@@ -1,0 +1,263 @@
+//! Encrypt and Decrypt.
+//!
+//! Invariant: a result is released only after its audit entry is durable, and only if the version is
+//! still enabled and the caller still permitted then. Both run at the same time as any other use;
+//! nothing here waits for a change.
+
+use async_trait::async_trait;
+use claviger_core::limits::KMS_PLAINTEXT_BYTES;
+use claviger_crypto::{SecretBytes, SecretKey, crc32c};
+
+use super::*;
+use crate::ciphertext;
+use crate::model::VersionState;
+use crate::service::{Decrypted, Encrypted, KeyService};
+
+/// What Encrypt takes: a key means its primary version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyOrVersion {
+    /// A key.
+    Key(CryptoKeyName),
+    /// A version.
+    Version(CryptoKeyVersionName),
+}
+
+impl KeyOrVersion {
+    /// Reads the name of a key or version.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it is neither.
+    pub fn parse(name: &str) -> Result<Self> {
+        match CryptoKeyVersionName::parse(name) {
+            Ok(version) => Ok(Self::Version(version)),
+            Err(_) => CryptoKeyName::parse(name).map(Self::Key),
+        }
+    }
+
+    fn key(&self) -> CryptoKeyName {
+        match self {
+            Self::Key(key) => key.clone(),
+            Self::Version(version) => version.crypto_key_name(),
+        }
+    }
+}
+
+/// A call of Encrypt.
+#[derive(Debug)]
+pub struct EncryptRequest<'a> {
+    /// The key or version.
+    pub name: KeyOrVersion,
+    /// What to encrypt.
+    pub plaintext: &'a SecretBytes,
+    /// What to bind to it.
+    pub aad: &'a [u8],
+    /// The checksum of the plaintext as the caller sees it.
+    pub plaintext_crc32c: Option<i64>,
+    /// The checksum of the additional data as the caller sees it.
+    pub aad_crc32c: Option<i64>,
+}
+
+/// The answer of Encrypt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncryptReply {
+    /// Ciphertext and version.
+    pub encrypted: Encrypted,
+    /// The checksum of the ciphertext.
+    pub ciphertext_crc32c: u32,
+    /// Whether the caller's checksum of the plaintext was there and checked.
+    pub verified_plaintext_crc32c: bool,
+    /// Whether the caller's checksum of the additional data was there and checked.
+    pub verified_aad_crc32c: bool,
+}
+
+/// A call of Decrypt.
+#[derive(Debug)]
+pub struct DecryptRequest<'a> {
+    /// The key; the ciphertext knows its version.
+    pub name: CryptoKeyName,
+    /// What Encrypt gave.
+    pub ciphertext: &'a [u8],
+    /// What was bound to it.
+    pub aad: &'a [u8],
+    /// The checksum of the ciphertext as the caller sees it.
+    pub ciphertext_crc32c: Option<i64>,
+    /// The checksum of the additional data as the caller sees it.
+    pub aad_crc32c: Option<i64>,
+}
+
+/// The answer of Decrypt.
+#[derive(Debug)]
+pub struct DecryptReply {
+    /// Plaintext and version.
+    pub decrypted: Decrypted,
+    /// The checksum of the plaintext.
+    pub plaintext_crc32c: u32,
+}
+
+impl Kms {
+    /// Encrypts, with the checksums of the API.
+    ///
+    /// # Errors
+    /// As [`KeyService::encrypt`]; `InvalidArgument` for a checksum that does not fit.
+    pub async fn encrypt_checked(
+        &self,
+        caller: &Caller,
+        request: EncryptRequest<'_>,
+    ) -> Result<EncryptReply> {
+        let EncryptRequest { name, plaintext, aad, plaintext_crc32c, aad_crc32c } = request;
+        let key = name.key();
+        let select = |index: &Index| {
+            authorise(index, caller, iam::USE_TO_ENCRYPT, On::Key(&key))?;
+            let entry = index.key(&key)?;
+            let version = match &name {
+                KeyOrVersion::Version(version) => versions::version_of(entry, version)?,
+                KeyOrVersion::Key(_) => {
+                    let primary = entry.record.key.primary.and_then(|number| entry.versions.get(&number));
+                    primary.ok_or_else(|| texts::no_primary(&key))?
+                }
+            };
+            enabled(version)
+        };
+        let seal = |material: &SecretKey, version: u64| {
+            limit("plaintext", plaintext.len())?;
+            limit("additional_authenticated_data", aad.len())?;
+            check("plaintext", plaintext_crc32c, plaintext.expose())?;
+            check("additional_authenticated_data", aad_crc32c, aad)?;
+            ciphertext::seal(material, &key, version, aad, plaintext)
+        };
+        let call = Call::new(caller, "Encrypt", &key);
+        let (ciphertext, version) = self.inner.use_version(&call, select, seal).await?;
+        Ok(EncryptReply {
+            ciphertext_crc32c: crc32c(&ciphertext),
+            encrypted: Encrypted { ciphertext, version: version.version.name.clone() },
+            verified_plaintext_crc32c: plaintext_crc32c.is_some(),
+            verified_aad_crc32c: aad_crc32c.is_some(),
+        })
+    }
+
+    /// Decrypts, with the checksums of the API.
+    ///
+    /// # Errors
+    /// As [`KeyService::decrypt`]; `InvalidArgument` for a checksum that does not fit.
+    pub async fn decrypt_checked(
+        &self,
+        caller: &Caller,
+        request: DecryptRequest<'_>,
+    ) -> Result<DecryptReply> {
+        let DecryptRequest { name: key, ciphertext, aad, ciphertext_crc32c, aad_crc32c } = request;
+        let select = |index: &Index| {
+            authorise(index, caller, iam::USE_TO_DECRYPT, On::Key(&key))?;
+            let entry = index.key(&key)?;
+            limit("additional_authenticated_data", aad.len())?;
+            check("ciphertext", ciphertext_crc32c, ciphertext)?;
+            check("additional_authenticated_data", aad_crc32c, aad)?;
+            let (number, _) = ciphertext::parse(ciphertext)?;
+            enabled(entry.versions.get(&number).ok_or_else(texts::bad_ciphertext)?)
+        };
+        let open = |material: &SecretKey, version: u64| {
+            let (_, message) = ciphertext::parse(ciphertext)?;
+            ciphertext::open(material, &key, version, aad, message)
+        };
+        let call = Call::new(caller, "Decrypt", &key);
+        let (plaintext, version) = self.inner.use_version(&call, select, open).await?;
+        let primary = self.inner.index().key(&key)?.record.key.primary;
+        Ok(DecryptReply {
+            plaintext_crc32c: crc32c(plaintext.expose()),
+            decrypted: Decrypted {
+                plaintext,
+                version: version.version.name.clone(),
+                used_primary: primary == Some(version.version.number),
+            },
+        })
+    }
+}
+
+#[async_trait]
+impl KeyService for Kms {
+    async fn encrypt(
+        &self,
+        caller: &Caller,
+        key: &CryptoKeyName,
+        plaintext: &SecretBytes,
+        aad: &[u8],
+    ) -> Result<Encrypted> {
+        let name = KeyOrVersion::Key(key.clone());
+        let request = EncryptRequest { name, plaintext, aad, plaintext_crc32c: None, aad_crc32c: None };
+        Ok(self.encrypt_checked(caller, request).await?.encrypted)
+    }
+
+    async fn decrypt(
+        &self,
+        caller: &Caller,
+        key: &CryptoKeyName,
+        ciphertext: &[u8],
+        aad: &[u8],
+    ) -> Result<Decrypted> {
+        let request =
+            DecryptRequest { name: key.clone(), ciphertext, aad, ciphertext_crc32c: None, aad_crc32c: None };
+        Ok(self.decrypt_checked(caller, request).await?.decrypted)
+    }
+
+    fn changes(&self) -> broadcast::Receiver<KeyChange> {
+        self.inner.changes.subscribe()
+    }
+}
+
+impl Inner {
+    /// Does `work` with the material of the version that `select` finds, and tells the audit log.
+    async fn use_version<T: Send>(
+        &self,
+        call: &Call,
+        select: impl Fn(&Index) -> Result<Arc<VersionEntry>> + Send,
+        work: impl FnOnce(&SecretKey, u64) -> Result<T> + Send,
+    ) -> Result<(T, Arc<VersionEntry>)> {
+        let selected = select(&self.index());
+        let version = match selected {
+            Ok(version) => version,
+            Err(error) => return Err(self.refuse(call, None, error).await),
+        };
+        let loaded = version.material.get_or_try_init(|| self.material.load(version.version.material)).await;
+        let result = loaded.and_then(|material| work(material, version.version.number));
+        let name = &version.version.name;
+        match result {
+            Ok(result) => {
+                self.audit(call, Some(name), Ok::<_, &Error>(&())).await?;
+                let still = select(&self.index());
+                match still {
+                    Ok(_) => Ok((result, version)),
+                    Err(error) => Err(self.refuse(call, Some(name), error).await),
+                }
+            }
+            Err(error) => Err(self.refuse(call, Some(name), error).await),
+        }
+    }
+
+    /// Tells the audit log of a refusal, and gives the error to answer.
+    async fn refuse(&self, call: &Call, version: Option<&CryptoKeyVersionName>, error: Error) -> Error {
+        match self.audit(call, version, Err::<&(), _>(&error)).await {
+            Ok(()) => error,
+            Err(unheard) => unheard,
+        }
+    }
+}
+
+fn enabled(entry: &Arc<VersionEntry>) -> Result<Arc<VersionEntry>> {
+    match entry.version.state {
+        VersionState::Enabled => Ok(entry.clone()),
+        state => Err(texts::not_enabled(&entry.version.name, state)),
+    }
+}
+
+fn limit(field: &str, len: usize) -> Result<()> {
+    if len <= KMS_PLAINTEXT_BYTES {
+        return Ok(());
+    }
+    Err(Error::invalid_field(field, format!("has {len} bytes; at most {KMS_PLAINTEXT_BYTES} are allowed")))
+}
+
+fn check(field: &str, claimed: Option<i64>, bytes: &[u8]) -> Result<()> {
+    match claimed {
+        Some(claimed) if claimed != i64::from(crc32c(bytes)) => Err(texts::bad_checksum(field)),
+        _ => Ok(()),
+    }
+}

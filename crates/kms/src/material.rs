@@ -1,0 +1,152 @@
+//! The key material: one object per version, removed when the version is destroyed.
+//!
+//! ```text
+//!  0        4         5
+//! +--------+---------+--------------------------------------------------------+
+//! | "CVKM" | 1       | Cobblestone-256 message: the 32 bytes of the material  |
+//! +--------+---------+--------------------------------------------------------+
+//! ```
+//! The message is sealed under the root's `material-wrap` key. Its context is two parts, each after its
+//! length as u64: `claviger.kms.material.v1`, the 16 bytes of the object's id.
+//!
+//! Invariant: material leaves this file only inside a [`SecretKey`], and reaches the store (which seals
+//! it again, against swapped and old objects) only wrapped, so that no plain copy is left in a buffer.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use claviger_core::{Error, ErrorKind, Result};
+use claviger_crypto::{SecretKey, cobblestone};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, PutMode};
+use uuid::Uuid;
+
+use crate::ciphertext::length_prefixed;
+use crate::storage;
+
+const HEADER: &[u8; 5] = b"CVKM\x01";
+const DOMAIN: &[u8] = b"claviger.kms.material.v1";
+
+/// The store of the material.
+pub(crate) struct Material {
+    store: Arc<dyn ObjectStore>,
+    wrap: SecretKey,
+}
+
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Material")
+    }
+}
+
+impl Material {
+    /// The material in a store of its own, wrapped under `wrap`.
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, wrap: SecretKey) -> Self {
+        Self { store, wrap }
+    }
+
+    /// Writes new material; it is durable then.
+    pub(crate) async fn put(&self, id: Uuid, key: &SecretKey) -> Result<()> {
+        let sealed = cobblestone::seal(&self.wrap, &context(id), key.expose())
+            .map_err(|e| Error::internal("key material could not be wrapped").because(e))?;
+        storage::put(&self.store, &path(id), [HEADER.as_slice(), &sealed].concat(), PutMode::Create).await
+    }
+
+    /// Reads material.
+    pub(crate) async fn load(&self, id: Uuid) -> Result<SecretKey> {
+        let object = storage::get(&self.store, &path(id)).await?;
+        let object = object.ok_or_else(|| damaged("is missing"))?;
+        self.unwrap(id, &object)
+    }
+
+    fn unwrap(&self, id: Uuid, object: &[u8]) -> Result<SecretKey> {
+        let sealed = object.strip_prefix(HEADER).ok_or_else(|| damaged("is not what was written"))?;
+        let key = cobblestone::open_secret(&self.wrap, &context(id), sealed)
+            .map_err(|e| damaged("is not what was written").because(e))?;
+        SecretKey::from_slice(key.expose()).map_err(|e| damaged("has another length").because(e))
+    }
+
+    /// Removes material for good, if it is there.
+    pub(crate) async fn shred(&self, id: Uuid) -> Result<()> {
+        storage::delete(&self.store, &path(id)).await
+    }
+
+    /// The ids of all material.
+    pub(crate) async fn list(&self) -> Result<HashSet<Uuid>> {
+        let mut listed = self.store.list(None);
+        let mut ids = HashSet::new();
+        while let Some(object) =
+            listed.try_next().await.map_err(|e| storage::error("list the key material", e))?
+        {
+            let id = object.location.filename().and_then(|name| Uuid::parse_str(name).ok());
+            ids.insert(id.ok_or_else(|| damaged("has an unknown object beside it"))?);
+        }
+        Ok(ids)
+    }
+}
+
+fn path(id: Uuid) -> Path {
+    Path::from(id.hyphenated().to_string())
+}
+
+fn context(id: Uuid) -> Vec<u8> {
+    length_prefixed(&[DOMAIN, id.as_bytes()])
+}
+
+fn damaged(what: &str) -> Error {
+    Error::new(ErrorKind::DataLoss, format!("the key material {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::memory::InMemory;
+
+    fn material(store: &Arc<InMemory>) -> Material {
+        Material::new(store.clone(), SecretKey::from_slice(&[9; 32]).unwrap())
+    }
+
+    async fn create(material: &Material) -> (Uuid, SecretKey) {
+        let (id, key) = (Uuid::new_v4(), SecretKey::random().unwrap());
+        material.put(id, &key).await.unwrap();
+        (id, key)
+    }
+
+    #[tokio::test]
+    async fn material_is_read_back_until_it_is_shredded() {
+        let store = Arc::new(InMemory::new());
+        let material = material(&store);
+        let (id, key) = create(&material).await;
+        assert_eq!(material.load(id).await.unwrap().expose(), key.expose());
+        assert_eq!(material.list().await.unwrap(), HashSet::from([id]));
+        material.shred(id).await.unwrap();
+        material.shred(id).await.unwrap();
+        assert_eq!(material.load(id).await.unwrap_err().kind(), ErrorKind::DataLoss);
+        assert!(material.list().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_store_never_sees_plain_material_and_two_objects_cannot_be_swapped() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let material = Material::new(store.clone(), SecretKey::random().unwrap());
+        let (first, key) = create(&material).await;
+        let (second, _) = create(&material).await;
+        let object = storage::get(&store, &path(first)).await.unwrap().unwrap();
+        assert!(!object.windows(8).any(|window| key.expose().starts_with(window)));
+        storage::put(&store, &path(second), object.to_vec(), PutMode::Overwrite).await.unwrap();
+        assert_eq!(material.load(second).await.unwrap_err().kind(), ErrorKind::DataLoss);
+    }
+
+    #[test]
+    fn the_golden_material_opens() {
+        let golden: Vec<u8> = {
+            let text = include_str!("material/golden.hex").trim();
+            (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
+        };
+        let id = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+        let key = material(&Arc::new(InMemory::new())).unwrap(id, &golden).unwrap();
+        assert_eq!(*key.expose(), [0x2a; 32]);
+    }
+}

@@ -1,0 +1,87 @@
+//! The services that a server offers over its port.
+//!
+//! Invariant: every gRPC service is registered here, and REST is made from the same list.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use claviger_core::{Clock, Error, Result, limits};
+use claviger_crypto::SecretBytes;
+use claviger_kms::{Kms, KmsConfig, RootSecret};
+use claviger_proto::google::bigtable::admin::v2::bigtable_instance_admin_server::BigtableInstanceAdminServer;
+use claviger_proto::google::bigtable::admin::v2::bigtable_table_admin_server::BigtableTableAdminServer;
+use claviger_proto::google::bigtable::v2::bigtable_server::BigtableServer;
+use claviger_proto::google::cloud::kms::v1::key_management_service_server::KeyManagementServiceServer;
+use claviger_proto::google::cloud::location::locations_server::LocationsServer;
+use claviger_proto::google::cloud::resourcemanager::v3::projects_server::ProjectsServer;
+use claviger_proto::google::iam::v1::iam_policy_server::IamPolicyServer;
+use claviger_proto::google::longrunning::operations_server::OperationsServer;
+use claviger_sealed::LocalStore;
+use tonic::service::Routes;
+
+use crate::bigtable::{DataApi, InstanceAdminApi, TableAdminApi};
+use crate::config::ServeConfig;
+use crate::http::Front;
+use crate::kms::KmsApi;
+use crate::metrics::Metrics;
+use crate::operations::OperationsApi;
+use crate::projects::ProjectsApi;
+use crate::rest::Rest;
+use crate::run::Services;
+
+/// Opens the KMS in its own directory.
+pub(crate) async fn open_kms(config: &ServeConfig, clock: Arc<dyn Clock>) -> Result<Arc<Kms>> {
+    let root = match (&config.root_key_file, &config.root_passphrase_file) {
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid("give a root key file or a passphrase file, not both"));
+        }
+        (Some(file), None) => RootSecret::KeyFile(secret(file)?),
+        (None, Some(file)) => RootSecret::Passphrase(first_line(&secret(file)?)),
+        (None, None) => RootSecret::Local,
+    };
+    let store = Arc::new(LocalStore::open(config.kms_dir()).await?);
+    let kms = KmsConfig { root, min_destroy_duration: config.kms_min_destroy_duration, ..KmsConfig::default() };
+    Kms::open(kms, store, clock).await
+}
+
+fn secret(file: &Path) -> Result<SecretBytes> {
+    let read = std::fs::read(file);
+    read.map(SecretBytes::new).map_err(|e| Error::precondition(format!("cannot read {}: {e}", file.display())))
+}
+
+fn first_line(secret: &SecretBytes) -> SecretBytes {
+    let line = secret.expose().split(|byte| *byte == b'\n').next().unwrap_or_default();
+    SecretBytes::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
+}
+
+impl Front {
+    /// Everything that `services` offers.
+    pub(crate) fn new(services: &Services) -> Result<Self> {
+        let kms = KmsApi::new(services.kms.clone());
+        let mut routes = Routes::builder();
+        routes.add_service(KeyManagementServiceServer::new(kms.clone()));
+        routes.add_service(IamPolicyServer::new(kms.clone()));
+        routes.add_service(LocationsServer::new(kms));
+        routes.add_service(ProjectsServer::new(ProjectsApi::new(services.kms.clone())));
+        if let Some(data) = &services.data {
+            let (store, operations) = (data.bigtable.clone(), data.operations.clone());
+            let rows = BigtableServer::new(DataApi { store: store.clone() })
+                .max_decoding_message_size(limits::REQUEST_BYTES)
+                .max_encoding_message_size(limits::REQUEST_BYTES);
+            routes.add_service(rows);
+            routes.add_service(BigtableTableAdminServer::new(TableAdminApi {
+                store: store.clone(),
+                operations: operations.clone(),
+            }));
+            routes.add_service(BigtableInstanceAdminServer::new(InstanceAdminApi {
+                store,
+                operations: operations.clone(),
+            }));
+            routes.add_service(OperationsServer::new(OperationsApi(operations)));
+        }
+        let grpc = routes.routes().prepare().into_axum_router();
+        let pool = claviger_proto::pool();
+        let rest = Arc::new(Rest::new(pool, grpc.clone()));
+        Ok(Self { grpc, rest, metrics: Arc::new(Metrics::new(pool)), clock: services.clock.clone() })
+    }
+}

@@ -1,0 +1,76 @@
+//! What a server is told at its start.
+//!
+//! Invariant: nothing here reads a flag, a file or the environment; the command line does.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The configuration of a server. [`ServeConfig::default`] gives the documented defaults.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// Where sealed data goes.
+    pub data_dir: PathBuf,
+    /// Where the KMS keeps its state; `<data_dir>-keys` when none is named.
+    pub kms_dir: Option<PathBuf>,
+    /// Where to listen. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The services to run, by name; see [`ServeConfig::SERVICES`].
+    pub services: Vec<String>,
+    /// A KMS elsewhere. Not built yet.
+    pub kms_url: Option<String>,
+    /// An object store in place of the disk. Not built yet.
+    pub store_url: Option<String>,
+    /// How often each key in use is checked.
+    pub key_check_interval: Duration,
+    /// How long cached keys serve while the KMS is silent.
+    pub kms_grace: Duration,
+    /// The time between the lock of one cluster of an instance and the next. For replication, not built yet.
+    pub key_cascade_interval: Duration,
+    /// How long a resource may be inaccessible before it is removed. Not built yet.
+    pub inaccessible_retention: Duration,
+    /// The shortest `destroy_scheduled_duration` that a key may have.
+    pub kms_min_destroy_duration: Duration,
+    /// The file that opens the KMS.
+    pub root_key_file: Option<PathBuf>,
+    /// The file whose first line opens the KMS.
+    pub root_passphrase_file: Option<PathBuf>,
+    /// Bytes of decrypted blocks kept in memory.
+    pub cache_bytes: u64,
+}
+
+impl ServeConfig {
+    /// The services there are.
+    pub const SERVICES: [&str; 2] = ["kms", "bigtable"];
+
+    /// Where the KMS keeps its state: beside the data, never in it.
+    #[must_use]
+    pub fn kms_dir(&self) -> PathBuf {
+        self.kms_dir.clone().unwrap_or_else(|| {
+            let mut beside = self.data_dir.clone().into_os_string();
+            beside.push("-keys");
+            beside.into()
+        })
+    }
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: "./claviger-data".into(),
+            kms_dir: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 9700)),
+            services: Self::SERVICES.map(str::to_owned).to_vec(),
+            kms_url: None,
+            store_url: None,
+            key_check_interval: Duration::from_secs(5 * 60),
+            kms_grace: Duration::from_secs(60 * 60),
+            key_cascade_interval: Duration::from_secs(60),
+            inaccessible_retention: Duration::from_secs(30 * 24 * 60 * 60),
+            kms_min_destroy_duration: Duration::from_secs(24 * 60 * 60),
+            root_key_file: None,
+            root_passphrase_file: None,
+            cache_bytes: 256 * 1024 * 1024,
+        }
+    }
+}

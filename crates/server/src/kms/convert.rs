@@ -1,0 +1,163 @@
+//! Between the messages of Cloud KMS and the KMS's own types.
+//!
+//! Invariant: a value that the KMS does not know is refused, never taken for another.
+
+use std::time::Duration;
+
+use claviger_core::{Error, Result, Timestamp};
+use claviger_kms::model::{
+    Algorithm, CryptoKeyVersion, KeyRing, KeyView, NewCryptoKey, ProtectionLevel, Purpose, VersionState,
+    VersionTemplate,
+};
+use claviger_proto::google::cloud::kms::v1 as pb;
+use pb::crypto_key::{CryptoKeyPurpose, RotationSchedule};
+use pb::crypto_key_version::{CryptoKeyVersionAlgorithm, CryptoKeyVersionState};
+
+pub(super) fn time(at: Timestamp) -> prost_types::Timestamp {
+    let (seconds, nanos) = at.seconds_and_nanos();
+    prost_types::Timestamp { seconds, nanos }
+}
+
+pub(super) fn time_from(field: &str, at: prost_types::Timestamp) -> Result<Timestamp> {
+    let micros =
+        at.seconds.checked_mul(1_000_000).and_then(|micros| micros.checked_add(i64::from(at.nanos) / 1_000));
+    let valid = (0..1_000_000_000).contains(&at.nanos);
+    micros.filter(|_| valid).map(Timestamp).ok_or_else(|| Error::invalid_field(field, "is not a time"))
+}
+
+fn duration(duration: Duration) -> prost_types::Duration {
+    let nanos = i32::try_from(duration.subsec_nanos()).unwrap_or(0);
+    prost_types::Duration { seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), nanos }
+}
+
+pub(super) fn duration_from(field: &str, duration: prost_types::Duration) -> Result<Duration> {
+    match (u64::try_from(duration.seconds), u32::try_from(duration.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
+        _ => Err(Error::invalid_field(field, "must be a duration that is not negative")),
+    }
+}
+
+pub(super) fn key_ring(ring: KeyRing) -> pb::KeyRing {
+    pb::KeyRing { name: ring.name.into(), create_time: Some(time(ring.create_time)) }
+}
+
+pub(super) fn crypto_key(view: KeyView) -> pb::CryptoKey {
+    let key = view.key;
+    pb::CryptoKey {
+        name: key.name.into(),
+        primary: view.primary.map(version),
+        purpose: CryptoKeyPurpose::EncryptDecrypt.into(),
+        create_time: Some(time(key.create_time)),
+        next_rotation_time: key.next_rotation_time.map(time),
+        rotation_schedule: key
+            .rotation_period
+            .map(|period| RotationSchedule::RotationPeriod(duration(period))),
+        version_template: Some(pb::CryptoKeyVersionTemplate {
+            protection_level: pb::ProtectionLevel::Software.into(),
+            algorithm: CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption.into(),
+        }),
+        labels: key.labels.into_iter().collect(),
+        destroy_scheduled_duration: Some(duration(key.destroy_scheduled_duration)),
+        ..Default::default()
+    }
+}
+
+pub(super) fn version(version: CryptoKeyVersion) -> pb::CryptoKeyVersion {
+    let state = match version.state {
+        VersionState::Enabled => CryptoKeyVersionState::Enabled,
+        VersionState::Disabled => CryptoKeyVersionState::Disabled,
+        VersionState::DestroyScheduled => CryptoKeyVersionState::DestroyScheduled,
+        VersionState::Destroyed => CryptoKeyVersionState::Destroyed,
+    };
+    pb::CryptoKeyVersion {
+        name: version.name.into(),
+        state: state.into(),
+        protection_level: pb::ProtectionLevel::Software.into(),
+        algorithm: CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption.into(),
+        create_time: Some(time(version.create_time)),
+        generate_time: Some(time(version.create_time)),
+        destroy_time: version.destroy_time.map(time),
+        destroy_event_time: version.destroy_event_time.map(time),
+        ..Default::default()
+    }
+}
+
+/// The state that a request asks for.
+pub(super) fn state_from(state: i32) -> Result<VersionState> {
+    match CryptoKeyVersionState::try_from(state) {
+        Ok(CryptoKeyVersionState::Enabled) => Ok(VersionState::Enabled),
+        Ok(CryptoKeyVersionState::Disabled) => Ok(VersionState::Disabled),
+        Ok(CryptoKeyVersionState::Destroyed) => Ok(VersionState::Destroyed),
+        Ok(CryptoKeyVersionState::DestroyScheduled) => Ok(VersionState::DestroyScheduled),
+        _ => Err(Error::invalid_field("crypto_key_version.state", "can be set to ENABLED and DISABLED only")),
+    }
+}
+
+pub(super) fn template_from(template: pb::CryptoKeyVersionTemplate) -> Result<VersionTemplate> {
+    let protection_level = match pb::ProtectionLevel::try_from(template.protection_level) {
+        Ok(pb::ProtectionLevel::Unspecified) => ProtectionLevel::Unspecified,
+        Ok(pb::ProtectionLevel::Software) => ProtectionLevel::Software,
+        Ok(pb::ProtectionLevel::Hsm) => ProtectionLevel::Hsm,
+        Ok(pb::ProtectionLevel::External) => ProtectionLevel::External,
+        Ok(pb::ProtectionLevel::ExternalVpc) => ProtectionLevel::ExternalVpc,
+        Ok(pb::ProtectionLevel::HsmSingleTenant) => ProtectionLevel::HsmSingleTenant,
+        Err(_) => {
+            return Err(Error::invalid_field(
+                "version_template.protection_level",
+                "is not a protection level",
+            ));
+        }
+    };
+    let algorithm = match CryptoKeyVersionAlgorithm::try_from(template.algorithm) {
+        Ok(CryptoKeyVersionAlgorithm::Unspecified) => Algorithm::Unspecified,
+        Ok(CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption) => Algorithm::GoogleSymmetricEncryption,
+        Ok(other) => Algorithm::Other(other.as_str_name().to_owned()),
+        Err(_) => return Err(Error::invalid_field("version_template.algorithm", "is not an algorithm")),
+    };
+    Ok(VersionTemplate { protection_level, algorithm })
+}
+
+pub(super) fn rotation_from(schedule: Option<RotationSchedule>) -> Result<Option<Duration>> {
+    let period =
+        schedule.map(|RotationSchedule::RotationPeriod(period)| duration_from("rotation_period", period));
+    period.transpose()
+}
+
+/// What a request to make a key asks for.
+pub(super) fn new_key(request: pb::CreateCryptoKeyRequest) -> Result<NewCryptoKey> {
+    let key = request.crypto_key.unwrap_or_default();
+    let purpose = match CryptoKeyPurpose::try_from(key.purpose) {
+        Ok(CryptoKeyPurpose::Unspecified) => Purpose::Unspecified,
+        Ok(CryptoKeyPurpose::EncryptDecrypt) => Purpose::EncryptDecrypt,
+        Ok(CryptoKeyPurpose::AsymmetricSign) => Purpose::AsymmetricSign,
+        Ok(CryptoKeyPurpose::AsymmetricDecrypt) => Purpose::AsymmetricDecrypt,
+        Ok(CryptoKeyPurpose::RawEncryptDecrypt) => Purpose::RawEncryptDecrypt,
+        Ok(CryptoKeyPurpose::Mac) => Purpose::Mac,
+        Ok(CryptoKeyPurpose::KeyEncapsulation) => Purpose::KeyEncapsulation,
+        Ok(CryptoKeyPurpose::AesWrapping) => Purpose::AesWrapping,
+        Err(_) => return Err(Error::invalid_field("crypto_key.purpose", "is not a purpose")),
+    };
+    if key.key_access_justifications_policy.is_some() {
+        return Err(Error::unimplemented("Key access justification policies are not built."));
+    }
+    if request.trusted_wrapping_enabled {
+        return Err(Error::unimplemented("Trusted wrapping is not built."));
+    }
+    Ok(NewCryptoKey {
+        purpose,
+        template: key.version_template.map(template_from).transpose()?,
+        labels: key.labels.into_iter().collect(),
+        rotation_period: rotation_from(key.rotation_schedule)?,
+        next_rotation_time: key
+            .next_rotation_time
+            .map(|at| time_from("next_rotation_time", at))
+            .transpose()?,
+        destroy_scheduled_duration: key
+            .destroy_scheduled_duration
+            .map(|duration| duration_from("destroy_scheduled_duration", duration))
+            .transpose()?,
+        import_only: key.import_only,
+        crypto_key_backend: key.crypto_key_backend,
+        skip_initial_version: request.skip_initial_version_creation,
+    })
+}

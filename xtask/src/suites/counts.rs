@@ -1,0 +1,109 @@
+//! Reading the counts that `cargo test` and `pytest` print.
+//!
+//! Invariant: a run that failed without a failed test (a build error, a crash) counts as one failure.
+
+use super::Tally;
+use crate::process::Finished;
+
+/// Ignored tests that say this in their reason are run by a suite of their own and not counted as skipped.
+const OWN_SUITE: &str = "cargo xtask test";
+
+/// The tally of a `cargo test` run.
+pub(super) fn cargo_test(done: &Finished) -> Tally {
+    let mut tally = Tally::default();
+    for line in done.text.lines() {
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            tally.passed += number_before(rest, " passed");
+            tally.failed += number_before(rest, " failed");
+        } else if let Some((name, reason)) = ignored(line)
+            && !reason.contains(OWN_SUITE)
+        {
+            tally.skipped_count += 1;
+            let reason = if reason.is_empty() { "ignored, without a reason" } else { reason };
+            tally.skipped.push(format!("{name}: {reason}"));
+        }
+    }
+    close(tally, done)
+}
+
+/// The tally of a `pytest -q -rs` run.
+pub(super) fn pytest(done: &Finished) -> Tally {
+    let mut tally = Tally::default();
+    const COUNTED: [&str; 5] = [" passed", " failed", " error", " skipped", "no tests ran"];
+    let is_summary = |line: &&str| line.contains(" in ");
+    let summary = done
+        .text
+        .lines()
+        .rev()
+        .filter(is_summary)
+        .find(|line| COUNTED.iter().any(|word| line.contains(word)));
+    if let Some(line) = summary {
+        tally.passed = number_before(line, " passed") + number_before(line, " xfailed");
+        tally.failed = number_before(line, " failed") + number_before(line, " error");
+        tally.skipped_count = number_before(line, " skipped");
+    }
+    for line in done.text.lines() {
+        if let Some((_, reason)) = line.strip_prefix("SKIPPED ").and_then(|rest| rest.split_once(": ")) {
+            tally.skipped.push(reason.to_owned());
+        }
+    }
+    close(tally, done)
+}
+
+fn close(mut tally: Tally, done: &Finished) -> Tally {
+    if !done.success && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    if tally.failed > 0 {
+        tally.words = done.tail(60);
+    }
+    tally
+}
+
+fn ignored(line: &str) -> Option<(&str, &str)> {
+    let (name, rest) = line.strip_prefix("test ")?.split_once(" ... ignored")?;
+    Some((name, rest.trim_start_matches([',', ' '])))
+}
+
+/// The whole number right before the first `word`, or 0.
+fn number_before(line: &str, word: &str) -> u64 {
+    line.find(word)
+        .and_then(|at| line.get(..at))
+        .and_then(|before| before.rsplit(|c: char| !c.is_ascii_digit()).next())
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(success: bool, text: &str) -> Finished {
+        Finished { success, text: text.to_owned() }
+    }
+
+    #[test]
+    fn the_results_of_all_test_binaries_are_added_up() {
+        let text = "test a ... ok\ntest b ... ignored, needs a token\ntest c ... ignored, run by `cargo xtask test descriptors`\n\
+            test result: ok. 12 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+            test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+        let tally = cargo_test(&done(false, text));
+        assert_eq!((tally.passed, tally.failed, tally.skipped_count), (15, 2, 1));
+        assert_eq!(tally.skipped, ["b: needs a token"]);
+    }
+
+    #[test]
+    fn a_build_that_fails_is_one_failure() {
+        assert_eq!(cargo_test(&done(false, "error[E0425]: cannot find value")).failed, 1);
+    }
+
+    #[test]
+    fn pytests_summary_gives_the_counts_and_the_reasons() {
+        let text = "....s.\nSKIPPED [1] test_kms.py:10: no HSM\n5 passed, 1 skipped in 3.21s\n";
+        let tally = pytest(&done(true, text));
+        assert_eq!((tally.passed, tally.failed, tally.skipped_count), (5, 0, 1));
+        assert_eq!(tally.skipped, ["no HSM"]);
+        let tally = pytest(&done(false, "1 failed, 10 passed, 2 errors in 61.40s (0:01:01)\n"));
+        assert_eq!((tally.passed, tally.failed), (10, 3), "a summary with a clock at its end");
+    }
+}
