@@ -26,13 +26,21 @@ impl Bigtable {
     async fn shred(&self, scopes: Vec<ScopeId>) -> Result<()> {
         for id in scopes {
             let tablet = self.tablets().remove(id.as_str());
-            self.shared.keys.delete_scope(&id).await?;
+            self.forget_key(&id).await?;
             if let Some(tablet) = tablet {
                 tablet.discard().await;
             }
             self.remove_files(&id).await;
         }
         Ok(())
+    }
+
+    /// Forgets a scope's key, if it is not forgotten yet.
+    async fn forget_key(&self, id: &ScopeId) -> Result<()> {
+        match self.shared.keys.delete_scope(id).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
     }
 
     /// Removes a tablet's files. What is left after an error or a crash goes at the next start.
@@ -58,7 +66,7 @@ impl Bigtable {
             if !known.contains(directory.as_ref()) {
                 let id = ScopeId::new(directory.as_ref());
                 tracing::info!(scope = %id, "removing what is left of a deleted table");
-                self.shared.keys.delete_scope(&id).await?;
+                self.forget_key(&id).await?;
                 self.remove_files(&id).await;
             }
         }
@@ -79,7 +87,7 @@ impl Bigtable {
             ErrorKind::PermissionDenied => {
                 let member = &agent.principal;
                 Error::precondition(format!(
-                    "The Bigtable service agent {member} cannot use the CMEK key {key}: grant it roles/cloudkms.cryptoKeyEncrypterDecrypter on the key."
+                    "The Bigtable service agent {member} cannot use the CMEK key {key}: grant it roles/cloudkms.cryptoKeyEncrypterDecrypter on the key, which must exist."
                 ))
                 .violating("CMEK_PERMISSION_DENIED", key.as_str(), error.message())
                 .because(error)

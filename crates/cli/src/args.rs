@@ -18,7 +18,7 @@ Examples:
   claviger kms keyrings create ring --location us-east1
   claviger kms keys create k --keyring ring --location us-east1 --purpose encryption
   claviger kms keys authorize k --keyring ring --location us-east1 --service bigtable
-  claviger bigtable instances create birds --cluster c1 --zone us-east1-b --kms-key KEY
+  claviger bigtable instances create aviary --cluster aviary-c1 --zone us-east1-b --kms-key KEY
   eval \"$(claviger env)\"      for gcloud, cbt and Google's libraries
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
@@ -114,5 +114,25 @@ mod tests {
             }
         }
         check(&Cli::command(), "claviger");
+    }
+
+    #[test]
+    fn the_examples_of_every_help_are_understood() {
+        fn collect(command: &clap::Command, lines: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let joined = help.replace("\\\n", " ");
+            let examples = joined.lines().map(str::trim).filter(|line| line.starts_with("claviger "));
+            lines.extend(examples.map(str::to_owned));
+            command.get_subcommands().for_each(|child| collect(child, lines));
+        }
+        let mut lines = Vec::new();
+        collect(&Cli::command(), &mut lines);
+        assert!(lines.len() > 20, "{lines:#?}");
+        for line in lines {
+            let line = line.split(" | ").next().unwrap_or_default().replace('\'', "");
+            if let Err(error) = Cli::try_parse_from(line.split_whitespace()) {
+                panic!("{line}: {error}");
+            }
+        }
     }
 }

@@ -177,7 +177,7 @@ impl Refusal {
                 "let the service use the key: claviger kms keys authorize {key} --service {service}"
             ));
         }
-        if self.message.to_lowercase().contains("deletion protection") {
+        if self.message.contains("protected from deletion") {
             return Some(
                 "take the protection off: claviger bigtable tables update TABLE --no-deletion-protection"
                     .into(),
@@ -330,6 +330,13 @@ mod tests {
         assert!(none.contains(&format!("keys rotate {KEY}")), "{none}");
         let gone = refused(Code::FailedPrecondition, "No.", "KEY_DESTROYED", VERSION).text();
         assert!(!gone.contains("hint"), "{gone}");
+    }
+
+    #[test]
+    fn a_protected_table_names_the_option_that_frees_it() {
+        let message = "Table projects/p/instances/i/tables/t is protected from deletion.".to_owned();
+        let told = RpcStatus { code: Code::FailedPrecondition as i32, message, details: Vec::new() };
+        assert!(Failure::from(told).text().contains("--no-deletion-protection"));
     }
 
     #[test]

@@ -20,7 +20,8 @@ struct Real {
 }
 
 async fn open(clock: Arc<ManualClock>) -> Real {
-    let kms = Kms::open(KmsConfig::default(), Arc::new(InMemory::new()), clock.clone()).await.unwrap();
+    let store = Arc::new(InMemory::new());
+    let kms = Box::pin(Kms::open(KmsConfig::default(), store, clock.clone())).await.unwrap();
     Real { kms, clock }
 }
 
@@ -102,7 +103,7 @@ cmek_contract!(open);
 #[tokio::test]
 async fn every_check_is_in_the_audit_log_with_the_resource_and_the_scope() {
     let clock = common::manual_clock();
-    let world = common::World::new(open(clock.clone()).await, clock).await;
+    let world = common::World::new(Box::pin(open(clock.clone())).await, clock).await;
     let key = world.kms.make("k").await;
     world.scope("bigtable/a", &key).await;
     world.manager.check_all().await;

@@ -257,7 +257,7 @@ impl Kms {
         store: Arc<dyn ObjectStore>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { inner: Arc::new(open::open(config, store, clock).await?) }))
+        Ok(Arc::new(Self { inner: Arc::new(Box::pin(open::open(config, store, clock)).await?) }))
     }
 
     /// The log of every use and change of a key.

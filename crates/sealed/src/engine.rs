@@ -304,7 +304,7 @@ async fn flush_when_wanted(db: Db, wanted: Arc<Notify>) {
         wanted.notified().await;
         if let Err(error) = db.flush().await {
             // Each writer gets the error from its own handle; the database is closed now.
-            tracing::debug!(error = %Error::from(from_slatedb(error)), "flush failed");
+            tracing::debug!(error = %from_slatedb(error), "flush failed");
             return;
         }
     }

@@ -83,7 +83,7 @@ impl Turn {
     /// Runs all phases on a new database under `folder`.
     pub(super) async fn run(self, side: Side, folder: &Path) -> Result<Vec<Figure>> {
         let rows = Arc::new(Rows::new(7, self.rows, self.value_bytes));
-        let store = open_store(side, folder).await?;
+        let (store, sealed) = open_store(side, folder).await?;
         let mut figures = Vec::with_capacity(PHASES.len());
 
         let engine = open(&store, LARGE_CACHE_BYTES).await?;
@@ -117,6 +117,9 @@ impl Turn {
         }
         figures.push(watch.stop(SCANS * self.rows, watch.started.elapsed()));
         close(engine).await?;
+        if let Some(sealed) = sealed {
+            sealed.close().await.doing("cannot close the sealed store")?;
+        }
         Ok(figures)
     }
 
@@ -130,7 +133,7 @@ impl Turn {
                     let mut batch = WriteBatch::new();
                     for number in rows.batch(first..(first + BATCH_ROWS).min(rows.count())) {
                         let key = rows.key(number);
-                        batch.put(key, &rows.value(key));
+                        batch.put(key, rows.value(key));
                     }
                     engine.commit(batch).await.doing("a commit")?;
                     first += TASKS * BATCH_ROWS;
@@ -167,16 +170,19 @@ impl Turn {
     }
 }
 
-async fn open_store(side: Side, folder: &Path) -> Result<Arc<dyn ObjectStore>> {
-    let local: Arc<dyn ObjectStore> = Arc::new(LocalStore::open(folder).doing("cannot open the folder")?);
+/// The store that the engine works on, and the same as a sealed store where it is one.
+async fn open_store(side: Side, folder: &Path) -> Result<(Arc<dyn ObjectStore>, Option<SealedStore>)> {
+    let local = LocalStore::open(folder).await.doing("cannot open the folder")?;
+    let local: Arc<dyn ObjectStore> = Arc::new(local);
     if side == Side::Plain {
-        return Ok(local);
+        return Ok((local, None));
     }
     let secret = SecretKey::random().doing("no random key")?;
     let keys = Arc::new(FixedKey::new(ScopeId::new("bench"), secret));
     let clock = Arc::new(SystemClock::new());
     let sealed = SealedStore::open(local, "sealed".into(), keys, clock, SealedOptions::default()).await;
-    Ok(Arc::new(sealed.doing("cannot open the sealed store")?))
+    let sealed = sealed.doing("cannot open the sealed store")?;
+    Ok((Arc::new(sealed.clone()), Some(sealed)))
 }
 
 async fn open(store: &Arc<dyn ObjectStore>, cache_bytes: u64) -> Result<Arc<Engine>> {

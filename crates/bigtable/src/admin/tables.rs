@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use claviger_cmek::{KeyState, ScopeSpec, Status};
+use claviger_cmek::{ScopeSpec, Status};
 use claviger_core::names::{ClusterName, InstanceName, TableName, region_of_zone};
 use claviger_core::{Error, Result};
 use claviger_sealed::scope::ScopeId;
@@ -247,7 +247,7 @@ impl Bigtable {
     pub async fn is_locked(&self, instance: &InstanceName) -> Result<bool> {
         for table in self.catalog.tables(instance) {
             for id in scopes(&table) {
-                if !matches!(self.shared.keys.scope(&id).await?.state(), KeyState::Enabled | KeyState::Unknown) {
+                if self.shared.keys.scope(&id).await?.state().is_locked() {
                     return Ok(true);
                 }
             }

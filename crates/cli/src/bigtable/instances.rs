@@ -29,8 +29,8 @@ const COLUMNS: [Column; 5] = [
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
-  claviger bigtable instances create birds --cluster-config id=c1,zone=us-east1-b
-  claviger bigtable instances create birds --cluster c1 --zone us-east1-b \\
+  claviger bigtable instances create aviary --cluster-config id=aviary-c1,zone=us-east1-b
+  claviger bigtable instances create aviary --cluster aviary-c1 --zone us-east1-b \\
       --kms-key projects/p/locations/us-east1/keyRings/ring/cryptoKeys/k
 
 The key must be in the region of the zone, and Bigtable's service agent must be

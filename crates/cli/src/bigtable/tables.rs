@@ -37,9 +37,9 @@ const PAGE: i32 = 500;
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
-  claviger bigtable tables create sightings --instance birds \\
+  claviger bigtable tables create sightings --instance aviary \\
       --column-families 'f:maxversions=1,g:maxage=30d'
-  claviger bigtable tables create sightings --instance birds \\
+  claviger bigtable tables create sightings --instance aviary \\
       --column-families 'f:maxversions=2||maxage=5d' --splits m,t
 
 A rule behind a family's name says which cells are removed: maxversions=N,

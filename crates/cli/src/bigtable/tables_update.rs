@@ -18,10 +18,10 @@ use crate::output::{Format, confirm, say};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  claviger bigtable tables update sightings --instance birds \\
+  claviger bigtable tables update sightings --instance aviary \\
       --add-families h:maxage=30d --drop-families g
-  claviger bigtable tables update sightings --instance birds --update-families f:maxversions=2
-  claviger bigtable tables update sightings --instance birds --no-deletion-protection";
+  claviger bigtable tables update sightings --instance aviary --update-families f:maxversions=2
+  claviger bigtable tables update sightings --instance aviary --no-deletion-protection";
 
 /// `claviger bigtable tables update`.
 #[derive(Debug, Args)]

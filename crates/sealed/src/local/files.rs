@@ -22,7 +22,7 @@ use crate::error::permanent;
 /// An open file and what was found of it when it was opened; objects never change in place.
 #[derive(Debug)]
 pub(super) struct CachedFile {
-    file: File,
+    pub(super) file: File,
     pub(super) size: u64,
     etag: String,
     modified: DateTime<Utc>,
@@ -109,7 +109,8 @@ impl Disk {
         Ok(file)
     }
 
-    fn open_file(&self, location: &Path) -> Result<CachedFile> {
+    /// Opens an object anew.
+    pub(super) fn open_file(&self, location: &Path) -> Result<CachedFile> {
         let not_found = |source: Box<dyn std::error::Error + Send + Sync>| Error::NotFound {
             path: location.to_string(),
             source,

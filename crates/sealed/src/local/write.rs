@@ -58,7 +58,7 @@ impl Disk {
 
     pub(super) fn copy(&self, from: &Path, to: &Path, mode: &PutMode) -> Result<()> {
         let target = self.path(to)?;
-        let mut source = File::open(self.path(from)?).map_err(disk_error(from))?;
+        let mut source = self.open_file(from)?.file;
         let mut temp = TempFile::create(self).map_err(disk_error(to))?;
         io::copy(&mut source, &mut temp.file).map_err(disk_error(to))?;
         temp.file.sync_data().map_err(disk_error(to))?;
@@ -67,15 +67,15 @@ impl Disk {
 
     pub(super) fn rename(&self, from: &Path, to: &Path, replace: bool) -> Result<()> {
         let (source, target) = (self.path(from)?, self.path(to)?);
+        let _is_object = self.open_file(from)?;
         let source_dir = self.parent(&source).map_err(disk_error(from))?;
         let target_dir = self.parent(&target).map_err(disk_error(to))?;
         if from == to {
-            fs::metadata(&source).map_err(disk_error(from))?;
             return if replace { Ok(()) } else { Err(exists(to)) };
         }
         {
             let _guards = self.guards(from, to);
-            let file = File::open(&source).map_err(disk_error(from))?;
+            let file = self.open_file(from)?.file;
             if replace {
                 later_than_replaced(&file, &target).map_err(disk_error(to))?;
                 fs::rename(&source, &target).map_err(disk_error(to))?;

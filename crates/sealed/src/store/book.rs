@@ -25,6 +25,9 @@ struct Slot {
 pub(super) struct Book {
     slots: HashMap<Box<str>, Slot>,
     deleting: usize,
+    /// Paths whose files went after the ledger was stored, which still allows them, with the version
+    /// of the book at which they went. A new file there must not be mistaken for one that comes back.
+    gone: HashMap<Box<str>, u64>,
     next: u64,
     /// `next` as the stored ledger has it.
     noted: u64,
@@ -73,6 +76,11 @@ impl Book {
     /// The version at a path, when there is no doubt about it.
     pub(super) fn certain(&self, path: &str) -> Option<Version> {
         self.slots.get(path).filter(|slot| !slot.deleting).and_then(|slot| slot.entry.certain())
+    }
+
+    /// Whether the stored ledger allows an earlier file at a path that has none now.
+    pub(super) fn is_gone(&self, path: &str) -> bool {
+        self.gone.contains_key(path)
     }
 
     /// Whether an object below the prefix is not deleted.
@@ -147,9 +155,10 @@ impl Book {
 
     /// Notes that the file of a deleted object is gone.
     pub(super) fn deleted(&mut self, path: &str) {
-        if self.slots.remove(path).is_some() {
+        if let Some((path, _)) = self.slots.remove_entry(path) {
             self.deleting -= 1;
             self.version += 1;
+            self.gone.insert(path, self.version);
         }
     }
 
@@ -165,6 +174,7 @@ impl Book {
     pub(super) fn stored(&mut self, snapshot: &Snapshot) {
         self.noted = snapshot.next;
         self.stored_version = snapshot.version;
+        self.gone.retain(|_, version| *version > snapshot.version);
     }
 
     pub(super) fn version(&self) -> u64 {

@@ -101,7 +101,7 @@ impl Wanted {
         };
         let first_chunk = range.start / CHUNK_U64;
         // Whoever reads to the end also gets the last chunk checked, which may be empty.
-        let end = if range.end >= object { len } else { chunk_start(range.end.div_ceil(CHUNK_U64)) };
+        let end = if range.end >= object { len } else { chunk_start(range.end.div_ceil(CHUNK_U64)).min(len) };
         Some(Ok(Self { object, range, first_chunk, file_range: chunk_start(first_chunk)..end }))
     }
 
@@ -225,6 +225,7 @@ impl Get<'_> {
                 Err(error)
             }
             Err(error) if tamper(&error).is_some() => Err(error),
+            Err(error) if is_cut_off(&error) => Err(self.changed(Change::Length)),
             // Stores say in many ways that a range is not there.
             Err(error) => match self.ask(full, true, None).await {
                 Ok(found) if found.meta.size != len => Err(self.changed(Change::Length)),

@@ -117,6 +117,7 @@ impl Shared {
         }
         let book = self.book();
         match book.find(path) {
+            Found::Nothing if book.is_gone(path) => Ok(Before::Something { certain: false }),
             Found::Nothing => Ok(Before::Nothing),
             Found::Entry(entry) => Ok(Before::Something { certain: entry.certain().is_some() }),
             Found::Deleting => {

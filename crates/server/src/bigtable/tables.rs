@@ -59,7 +59,7 @@ fn key_status(status: &KeyStatus) -> rpc::Status {
         KeyState::Unknown => (tonic::Code::Unknown, "Key version is not yet known.".to_owned()),
         KeyState::Enabled => (tonic::Code::Ok, String::new()),
         KeyState::Unreachable { locked: false, .. } => (tonic::Code::Ok, "The key service does not answer; cached keys are in use.".to_owned()),
-        _ => (tonic::Code::FailedPrecondition, status.last_error.as_ref().map_or_else(|| "The key cannot be used.".to_owned(), |e| e.message().to_owned())),
+        _ => (tonic::Code::FailedPrecondition, status.lock_error.as_ref().map_or_else(|| "The key cannot be used.".to_owned(), |e| e.message().to_owned())),
     };
     rpc::Status { code: code as i32, message, details: Vec::new() }
 }

@@ -5,6 +5,7 @@
 
 mod lines;
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,12 +35,14 @@ const MAX_MUTATIONS: usize = 100_000;
 const MAX_BATCH_BYTES: usize = 8 << 20;
 /// How many failures are told in words.
 const TOLD_FAILURES: usize = 5;
+/// After so many failures the rest of the file is not tried.
+const MAX_FAILURES: u64 = 1_000;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  claviger bigtable rows import flights flights.csv --instance birds \\
+  claviger bigtable rows import flights flights.csv --instance aviary \\
       --key-columns carrier,flight --family f
-  zcat flights.csv.gz | claviger bigtable rows import flights - --instance birds \\
+  zcat flights.csv.gz | claviger bigtable rows import flights - --instance aviary \\
       --key-columns year,month,day --separator '#' --family f --null NA
 
 The first line names the columns. A row's key is its key columns, joined; every
@@ -96,7 +99,8 @@ struct Tally {
     rows: u64,
     cells: u64,
     failed: u64,
-    told: Vec<String>,
+    /// The first failures, in the order of their lines.
+    told: Vec<(u64, Status)>,
 }
 
 /// What came of one batch.
@@ -147,6 +151,7 @@ pub(super) async fn run(session: &Session, options: &Import) -> Result<(), Failu
     while more {
         let batch;
         (batch, more) = next_batch(&mut lines, options).map_err(|why| named(&options.file, &why))?;
+        more = more && tally.failed < MAX_FAILURES;
         if !batch.entries.is_empty() {
             let request = MutateRowsRequest {
                 table_name: table.clone(),
@@ -281,26 +286,33 @@ impl Tally {
         self.rows += outcome.rows;
         self.cells += outcome.cells;
         self.failed += outcome.failed.len() as u64;
-        for (line, status) in outcome.failed {
-            if self.told.len() < TOLD_FAILURES {
-                self.told.push(format!("  line {line}: {} ({})", status.message, code_name_of(status.code)));
-            }
-        }
+        self.told.extend(outcome.failed);
+        self.told.sort_by_key(|(line, _)| *line);
+        self.told.truncate(TOLD_FAILURES);
     }
 
     fn report(&self, elapsed: Duration, table: &str) -> Result<(), Failure> {
         let seconds = elapsed.as_secs_f64();
-        say(&format!("Wrote {} rows with {} cells to [{table}] in {seconds:.1} s.", self.rows, self.cells));
         if self.failed == 0 {
+            say(&format!(
+                "Wrote {} rows with {} cells to [{table}] in {seconds:.1} s.",
+                self.rows, self.cells
+            ));
             return Ok(());
         }
-        let mut text = format!("{} rows were not written:\n{}", self.failed, self.told.join("\n"));
+        let mut text = format!("{} rows were not written, {} were:", self.failed, self.rows);
+        for (line, status) in &self.told {
+            let _ = write!(text, "\n  line {line}: {} ({})", status.message, code_name_of(status.code));
+        }
         if self.failed > self.told.len() as u64 {
             text.push_str("\n  ...");
         }
+        if self.failed >= MAX_FAILURES {
+            text.push_str("\n  the rest of the file was not tried");
+        }
         Err(Failure::advised(
             text,
-            "mend these lines and import again: rows that were written are written as before",
+            "mend what is wrong and import again: rows that were written are written as before",
         ))
     }
 }
@@ -316,11 +328,13 @@ mod tests {
         tally.add(Outcome {
             rows: 4,
             cells: 8,
-            failed: (1..=7).map(|line| (line, status("no family"))).collect(),
+            failed: (1..=7).rev().map(|line| (line, status("no family"))).collect(),
         });
         let text = tally.report(Duration::from_secs(1), "t").unwrap_err().text();
         assert!(
-            text.starts_with("error: 7 rows were not written:\n  line 1: no family (INVALID_ARGUMENT)\n"),
+            text.starts_with(
+                "error: 7 rows were not written, 4 were:\n  line 1: no family (INVALID_ARGUMENT)\n"
+            ),
             "{text}"
         );
         assert!(text.contains("line 5: ") && !text.contains("line 6: "), "{text}");

@@ -29,9 +29,9 @@ const COUNT_STEP: u64 = 1_000;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  claviger bigtable rows read sightings wren robin --instance birds
-  claviger bigtable rows read sightings --instance birds --prefix wr --limit 10
-  claviger bigtable rows read sightings --instance birds --start a --end m \\
+  claviger bigtable rows read sightings wren robin --instance aviary
+  claviger bigtable rows read sightings --instance aviary --prefix wr --limit 10
+  claviger bigtable rows read sightings --instance aviary --start a --end m \\
       --column f:song --cells-per-column 1 --format json";
 
 /// `claviger bigtable rows read`.

@@ -20,8 +20,8 @@ const SERVER_TIME: i64 = -1;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  claviger bigtable rows set sightings wren f:song=long f:eggs=6 --instance birds
-  claviger bigtable rows set sightings wren f:song=long@1700000000000000 --instance birds";
+  claviger bigtable rows set sightings wren f:song=long f:eggs=6 --instance aviary
+  claviger bigtable rows set sightings wren f:song=long@1700000000000000 --instance aviary";
 
 /// `claviger bigtable rows set`.
 #[derive(Debug, Args)]
