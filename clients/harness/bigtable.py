@@ -95,7 +95,7 @@ class Bigtable:
     def create_table(self, instance, table, families=("f",), **fields):
         """Makes a table; its name. `families` are names, or names with their GC rules."""
         rules = families if isinstance(families, dict) else dict.fromkeys(families)
-        spec = {name: {"gc_rule": rule} if rule else {} for name, rule in rules.items()}
+        spec = {name: {} if rule is None else {"gc_rule": rule} for name, rule in rules.items()}
         request = {"parent": instance, "table_id": table, "table": {"column_families": spec, **fields}}
         return self.tables.create_table(request=request).name
 

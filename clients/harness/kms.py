@@ -9,6 +9,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import kms_v1
 from google.cloud.kms_v1.services.key_management_service.transports import KeyManagementServiceGrpcTransport
 from google.iam.v1 import policy_pb2
+from google.protobuf import field_mask_pb2
 
 USE = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
 STATE = kms_v1.CryptoKeyVersion.CryptoKeyVersionState
@@ -89,7 +90,8 @@ class Keys:
 
     def set_state(self, version, state):
         changed = kms_v1.CryptoKeyVersion(name=version, state=state)
-        return self.client.update_crypto_key_version(crypto_key_version=changed, update_mask="state")
+        mask = field_mask_pb2.FieldMask(paths=["state"])
+        return self.client.update_crypto_key_version(crypto_key_version=changed, update_mask=mask)
 
     def disable(self, key):
         """Disables every enabled version."""

@@ -54,8 +54,9 @@ def test_k1_encrypt_takes_a_version_and_decrypt_does_not(kms, key):
     sealed = kms.client.encrypt(name=version, plaintext=b"x")
     assert sealed.name == version
     assert kms.client.decrypt(name=key, ciphertext=sealed.ciphertext).plaintext == b"x"
-    with refused(("INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED")):
-        kms.client.decrypt(name=version, ciphertext=sealed.ciphertext)
+    if kms.client.transport.kind == "grpc":  # The REST client itself refuses it.
+        with refused(("INVALID_ARGUMENT", "NOT_FOUND")):
+            kms.client.decrypt(name=version, ciphertext=sealed.ciphertext)
 
 
 def test_k1_other_additional_data_another_key_or_a_changed_ciphertext_do_not_open(kms, key):

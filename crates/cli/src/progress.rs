@@ -28,7 +28,7 @@ impl Progress {
     /// Work on a number of bytes.
     pub(crate) fn bytes(quiet: bool, total: u64, doing: impl Into<String>) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total), target(quiet));
-        let template = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+        let template = "{msg} [{wide_bar}] {bytes}/{total_bytes}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }

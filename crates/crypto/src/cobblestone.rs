@@ -142,9 +142,11 @@ fn open_into(key: &SecretKey, context: &[u8], sealed: &[u8], mut plain: &mut [u8
 }
 
 pub(crate) const TRUNCATED: Error = Error::new(ErrorKind::Truncated, "the sealed message is cut off");
-pub(crate) const TOO_LARGE: Error = Error::new(ErrorKind::TooLarge, "the message is larger than the format allows");
+pub(crate) const TOO_LARGE: Error =
+    Error::new(ErrorKind::TooLarge, "the message is larger than the format allows");
 pub(crate) const TAMPERED: Error = Error::new(ErrorKind::Tampered, "a chunk is not what was sealed");
-pub(crate) const WRONG_KEY: Error = Error::new(ErrorKind::WrongKey, "the key or the context is not the message's own");
+pub(crate) const WRONG_KEY: Error =
+    Error::new(ErrorKind::WrongKey, "the key or the context is not the message's own");
 
 #[cfg(test)]
 mod tests {
@@ -176,7 +178,9 @@ mod tests {
         let other = SecretKey::from_slice(&[8; 32]).unwrap();
         assert_eq!(open(&other, b"ctx", &sealed).unwrap_err().kind(), ErrorKind::WrongKey);
         assert_eq!(open(&key(), b"ctx2", &sealed).unwrap_err().kind(), ErrorKind::WrongKey);
-        for (position, kind) in [(0, ErrorKind::WrongKey), (SALT, ErrorKind::WrongKey), (PREFIX, ErrorKind::Tampered)] {
+        for (position, kind) in
+            [(0, ErrorKind::WrongKey), (SALT, ErrorKind::WrongKey), (PREFIX, ErrorKind::Tampered)]
+        {
             let mut changed = sealed.clone();
             changed[position] ^= 1;
             assert_eq!(open(&key(), b"ctx", &changed).unwrap_err().kind(), kind, "byte {position}");
@@ -186,7 +190,8 @@ mod tests {
     #[test]
     fn chunks_swapped_cut_repeated_or_added_are_noticed() {
         let sealed = seal(&key(), b"", &message(3 * CHUNK + 5)).unwrap();
-        let (first, second) = (PREFIX..PREFIX + SEALED_CHUNK, PREFIX + SEALED_CHUNK..PREFIX + 2 * SEALED_CHUNK);
+        let (first, second) =
+            (PREFIX..PREFIX + SEALED_CHUNK, PREFIX + SEALED_CHUNK..PREFIX + 2 * SEALED_CHUNK);
         let mut swapped = sealed.clone();
         swapped[first.clone()].copy_from_slice(&sealed[second.clone()]);
         swapped[second.clone()].copy_from_slice(&sealed[first.clone()]);
@@ -197,8 +202,13 @@ mod tests {
         for changed in [swapped, repeated, added, sealed[..sealed.len() - 1].to_vec()] {
             assert_eq!(open(&key(), b"", &changed).unwrap_err().kind(), ErrorKind::Tampered);
         }
-        for cut in [0, PREFIX - 1, PREFIX, PREFIX + TAG - 1, PREFIX + SEALED_CHUNK, PREFIX + 3 * SEALED_CHUNK] {
-            assert_eq!(open(&key(), b"", &sealed[..cut]).unwrap_err().kind(), ErrorKind::Truncated, "cut at {cut}");
+        for cut in [0, PREFIX - 1, PREFIX, PREFIX + TAG - 1, PREFIX + SEALED_CHUNK, PREFIX + 3 * SEALED_CHUNK]
+        {
+            assert_eq!(
+                open(&key(), b"", &sealed[..cut]).unwrap_err().kind(),
+                ErrorKind::Truncated,
+                "cut at {cut}"
+            );
         }
     }
 
@@ -214,7 +224,10 @@ mod tests {
         for plain in [0, 1, CHUNK_U64 - 1, CHUNK_U64, 123_456_789, MAX_PLAIN - 1, MAX_PLAIN] {
             assert_eq!(plain_len(sealed_len(plain)).unwrap(), plain);
         }
-        assert_eq!(plain_len(sealed_len(MAX_PLAIN) + SEALED_CHUNK_U64).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert_eq!(
+            plain_len(sealed_len(MAX_PLAIN) + SEALED_CHUNK_U64).unwrap_err().kind(),
+            ErrorKind::TooLarge
+        );
         assert_eq!(sealed_len(u64::MAX), sealed_len(MAX_PLAIN));
     }
 }

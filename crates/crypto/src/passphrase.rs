@@ -100,7 +100,11 @@ mod tests {
             Params { memory_kib: u32::MAX, ..CHEAP },
             Params { passes: u32::MAX, ..CHEAP },
         ] {
-            assert_eq!(derive(&pass, &[0; 16], &params).unwrap_err().kind(), ErrorKind::BadInput, "{params:?}");
+            assert_eq!(
+                derive(&pass, &[0; 16], &params).unwrap_err().kind(),
+                ErrorKind::BadInput,
+                "{params:?}"
+            );
         }
         assert!(derive(&pass, &[0; 15], &CHEAP).is_err());
         assert!(derive(&SecretBytes::new(Vec::new()), &[0; 16], &CHEAP).is_err());

@@ -10,5 +10,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// # Errors
 /// [`ErrorKind::Random`] when the machine gives none.
 pub fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    aws_lc_rs::rand::fill(bytes).map_err(|_| Error::new(ErrorKind::Random, "no random bytes from the machine"))
+    aws_lc_rs::rand::fill(bytes)
+        .map_err(|_| Error::new(ErrorKind::Random, "no random bytes from the machine"))
 }

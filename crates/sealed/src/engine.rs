@@ -18,11 +18,12 @@ use bytes::Bytes;
 use claviger_core::{Error, Result};
 use object_store::ObjectStore;
 use slatedb::config::{
-    CloseOptions, CompactionWorkerOptions, CompactorOptions, DurabilityLevel, GarbageCollectorDirectoryOptions,
-    GarbageCollectorOptions, ReadOptions, ScanOptions, Settings,
+    CloseOptions, CompactionWorkerOptions, CompactorOptions, DurabilityLevel,
+    GarbageCollectorDirectoryOptions, GarbageCollectorOptions, ReadOptions, ScanOptions, Settings,
 };
 use slatedb::{
-    CompactionFilterSupplier, Db, DbIterator, IterationOrder, MergeOperator, SstBlockSize, WriteBatch, WriteHandle,
+    CompactionFilterSupplier, Db, DbIterator, IterationOrder, MergeOperator, SstBlockSize, WriteBatch,
+    WriteHandle,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -159,8 +160,9 @@ impl Engine {
     pub async fn open(store: Arc<dyn ObjectStore>, path: &str, options: EngineOptions) -> Result<Self> {
         let settings = settings(&options);
         let worker = settings.compactor_options.clone().unwrap_or_default();
-        let mut builder =
-            Db::builder(path, store.clone()).with_settings(settings).with_sst_block_size(SstBlockSize::Block16Kib);
+        let mut builder = Db::builder(path, store.clone())
+            .with_settings(settings)
+            .with_sst_block_size(SstBlockSize::Block16Kib);
         let mut compactor = slatedb::CompactorBuilder::new(path, store)
             .with_options(worker)
             .with_sst_block_size(SstBlockSize::Block16Kib);

@@ -149,7 +149,8 @@ pub fn is_no_space(error: &(dyn StdError + 'static)) -> bool {
         )
     };
     find(error, |e| {
-        let io = e.downcast_ref::<io::Error>().or_else(|| e.downcast_ref::<Arc<io::Error>>().map(Arc::as_ref));
+        let io =
+            e.downcast_ref::<io::Error>().or_else(|| e.downcast_ref::<Arc<io::Error>>().map(Arc::as_ref));
         io.is_some_and(full).then_some(())
     })
     .is_some()
@@ -178,14 +179,18 @@ pub fn from_store(error: object_store::Error) -> Error {
     }
     let (kind, message) = match &error {
         object_store::Error::NotFound { .. } => (ErrorKind::NotFound, "the stored object is not there"),
-        object_store::Error::AlreadyExists { .. } => (ErrorKind::AlreadyExists, "the stored object is there already"),
+        object_store::Error::AlreadyExists { .. } => {
+            (ErrorKind::AlreadyExists, "the stored object is there already")
+        }
         object_store::Error::Precondition { .. } => {
             (ErrorKind::Aborted, "another server changed the stored object at the same time")
         }
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
             (ErrorKind::Internal, "the storage refuses the server")
         }
-        _ if slatedb_common::retry::should_retry(&error) => (ErrorKind::Unavailable, "the storage does not answer"),
+        _ if slatedb_common::retry::should_retry(&error) => {
+            (ErrorKind::Unavailable, "the storage does not answer")
+        }
         _ => (ErrorKind::Internal, "the storage failed"),
     };
     Error::new(kind, message).because(error)
@@ -197,12 +202,16 @@ mod tests {
     use slatedb_common::retry::should_retry;
 
     fn wrapped(error: object_store::Error) -> io::Error {
-        io::Error::other(object_store::Error::Generic { store: "test", source: Box::new(io::Error::from(error)) })
+        io::Error::other(object_store::Error::Generic {
+            store: "test",
+            source: Box::new(io::Error::from(error)),
+        })
     }
 
     #[test]
     fn a_refused_key_comes_back_through_the_layers_with_its_kind_and_is_not_retried() {
-        let error = refused(Error::precondition("key k is disabled").violating("KEY_DISABLED", "k", "disabled"));
+        let error =
+            refused(Error::precondition("key k is disabled").violating("KEY_DISABLED", "k", "disabled"));
         assert!(!should_retry(&error));
         let found = lock_error(&wrapped(error)).unwrap();
         assert_eq!((found.kind(), found.message()), (ErrorKind::FailedPrecondition, "key k is disabled"));

@@ -28,9 +28,9 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyMode, CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
-    RenameTargetMode, Result,
+    CopyMode, CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, RenameOptions, RenameTargetMode, Result,
 };
 
 use crate::error::{from_io, permanent};
@@ -70,7 +70,8 @@ impl LocalStore {
     pub async fn open(dir: impl AsRef<std::path::Path>) -> claviger_core::Result<Self> {
         let dir = dir.as_ref().to_owned();
         let opened = tokio::task::spawn_blocking(move || Disk::open(dir)).await;
-        let disk = opened.map_err(|e| claviger_core::Error::internal("opening the data directory stopped").because(e))?;
+        let disk = opened
+            .map_err(|e| claviger_core::Error::internal("opening the data directory stopped").because(e))?;
         Ok(Self { disk: Arc::new(disk?) })
     }
 
@@ -186,7 +187,11 @@ impl ObjectStore for LocalStore {
         self.list_after(prefix.cloned(), None)
     }
 
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
         self.list_after(prefix.cloned(), Some(offset.clone()))
     }
 
@@ -212,7 +217,11 @@ impl ObjectStore for LocalStore {
 }
 
 impl LocalStore {
-    fn list_after(&self, prefix: Option<Path>, offset: Option<Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_after(
+        &self,
+        prefix: Option<Path>,
+        offset: Option<Path>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
         let store = self.clone();
         stream::once(async move {
             let prefix = prefix.unwrap_or_default();
@@ -234,7 +243,11 @@ fn wanted(range: Option<&GetRange>, size: u64) -> Result<Range<u64>> {
     }
 }
 
-fn read_in_pieces(location: Path, file: Arc<CachedFile>, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+fn read_in_pieces(
+    location: Path,
+    file: Arc<CachedFile>,
+    range: Range<u64>,
+) -> BoxStream<'static, Result<Bytes>> {
     stream::try_unfold((location, file, range), |(location, file, range)| async move {
         if range.is_empty() {
             return Ok(None);

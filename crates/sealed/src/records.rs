@@ -127,7 +127,8 @@ impl Records {
         let mut found = Vec::new();
         while found.len() < limit {
             let Some(row) = rows.next().await.map_err(from_slatedb)? else { break };
-            let key = std::str::from_utf8(&row.key).map_err(|e| lost("a record's key is not text").because(e))?;
+            let key =
+                std::str::from_utf8(&row.key).map_err(|e| lost("a record's key is not text").because(e))?;
             if !key.starts_with(prefix) {
                 break;
             }
@@ -162,7 +163,8 @@ mod tests {
     async fn records_survive_a_reopen_and_pages_follow_each_other() {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let records = Records::open(store.clone(), "r").await.unwrap();
-        let batch = RecordBatch::new().put("a/1", &1).unwrap().put("a/2", &2).unwrap().put("b/1", &9).unwrap();
+        let batch =
+            RecordBatch::new().put("a/1", &1).unwrap().put("a/2", &2).unwrap().put("b/1", &9).unwrap();
         records.write(batch).await.unwrap();
         records.put("a/3", &3).await.unwrap();
         records.delete("a/2").await.unwrap();

@@ -133,6 +133,9 @@ mod tests {
         let keys = FixedKey::new(ScopeId::new("kms"), SecretKey::random().unwrap());
         assert_eq!(keys.by_id(KeyId(1)).unwrap().id, keys.current().unwrap().id);
         let unknown = keys.by_id(KeyId(2)).unwrap_err();
-        assert_eq!((unknown.kind(), unknown.message()), (ErrorKind::DataLoss, "kms has no key of generation 2"));
+        assert_eq!(
+            (unknown.kind(), unknown.message()),
+            (ErrorKind::DataLoss, "kms has no key of generation 2")
+        );
     }
 }

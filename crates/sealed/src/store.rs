@@ -14,6 +14,8 @@
 mod book;
 mod check;
 mod flush;
+#[cfg(test)]
+mod golden;
 pub mod header;
 pub mod ledger;
 mod lists;
@@ -195,7 +197,9 @@ impl Shared {
 /// Refuses the paths that no object can have.
 fn object_path(location: &Path) -> Result<&str> {
     match location.as_ref() {
-        "" | LEDGER => Err(Error::NotSupported { source: format!("no object can be at '{location}'").into() }),
+        "" | LEDGER => {
+            Err(Error::NotSupported { source: format!("no object can be at '{location}'").into() })
+        }
         path => Ok(path),
     }
 }
@@ -250,7 +254,11 @@ impl ObjectStore for SealedStore {
         lists::list(self.shared.clone(), prefix, None)
     }
 
-    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
         lists::list(self.shared.clone(), prefix, Some(offset))
     }
 

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::content;
 use claviger_sealed::LocalStore;
+use common::content;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -77,7 +77,8 @@ async fn objects_read_back_whole_and_in_ranges_at_every_size() {
                 if wanted.is_empty() {
                     continue;
                 }
-                let found = store.get_opts(&path, GetOptions::new().with_range(Some(range.clone()))).await.unwrap();
+                let found =
+                    store.get_opts(&path, GetOptions::new().with_range(Some(range.clone()))).await.unwrap();
                 assert_eq!(found.range, wanted, "{what}, {range:?}");
                 let got = found.bytes().await.unwrap();
                 assert!(got == data.slice(wanted.start as usize..wanted.end as usize), "{what}, {range:?}");
@@ -110,7 +111,10 @@ async fn create_is_exclusive_and_update_compares() {
         let path = Path::from("a/b");
         let update = |e_tag: Option<String>| PutMode::Update(UpdateVersion { e_tag, version: None });
         let missing = store.put_opts(&path, "0".into(), update(Some("x".into())).into()).await.unwrap_err();
-        assert!(matches!(missing, Error::Precondition { .. } | Error::NotFound { .. }), "{name}: {missing:?}");
+        assert!(
+            matches!(missing, Error::Precondition { .. } | Error::NotFound { .. }),
+            "{name}: {missing:?}"
+        );
         let first = store.put_opts(&path, "1".into(), PutMode::Create.into()).await.unwrap();
         let again = store.put_opts(&path, "2".into(), PutMode::Create.into()).await.unwrap_err();
         assert!(matches!(again, Error::AlreadyExists { .. }), "{name}: {again:?}");
@@ -207,8 +211,12 @@ async fn listings_are_sorted_complete_and_stop_at_segments() {
         assert_eq!(below, b_sorted, "{name}");
         assert!(list(Some("a")).await.is_empty() && list(Some("nothing")).await.is_empty(), "{name}");
         for offset in &paths {
-            let after: Vec<Path> =
-                store.list_with_offset(None, offset).map_ok(|meta| meta.location).try_collect().await.unwrap();
+            let after: Vec<Path> = store
+                .list_with_offset(None, offset)
+                .map_ok(|meta| meta.location)
+                .try_collect()
+                .await
+                .unwrap();
             let wanted: Vec<Path> = paths.iter().filter(|path| *path > offset).cloned().collect();
             assert_eq!(after, wanted, "{name} after {offset}");
         }
@@ -246,7 +254,9 @@ async fn deletes_of_many_answer_in_order_and_leave_the_rest() {
 #[tokio::test]
 async fn parts_make_one_object_when_complete_and_none_before() {
     for (name, store, _dir) in stores().await {
-        for sizes in [vec![], vec![0], vec![10], vec![16_384, 16_384], vec![6_000_000, 6_000_000, 1], vec![20_000_001]] {
+        for sizes in
+            [vec![], vec![0], vec![10], vec![16_384, 16_384], vec![6_000_000, 6_000_000, 1], vec![20_000_001]]
+        {
             let what = format!("{name}, {sizes:?}");
             let path = Path::from("parts/p");
             let mut upload = store.put_multipart(&path).await.unwrap();
@@ -327,7 +337,8 @@ async fn a_reader_sees_the_old_or_the_new_object_while_it_is_overwritten_again_a
         });
         let all: Vec<Bytes> = (0..60).map(data).collect();
         while !writer.is_finished() {
-            let found = store.get(&path).await.unwrap_or_else(|e| panic!("{name}: {e}")).bytes().await.unwrap();
+            let found =
+                store.get(&path).await.unwrap_or_else(|e| panic!("{name}: {e}")).bytes().await.unwrap();
             assert!(all.contains(&found), "{name}");
             tokio::task::yield_now().await;
         }

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
-use claviger_sealed::SealedStore;
+use claviger_sealed::{Change, SealedStore};
 use common::{content, files, open, read_all, verdict};
 use futures::stream::{BoxStream, StreamExt};
 use object_store::memory::InMemory;
@@ -26,6 +27,8 @@ struct Dying {
     inner: Arc<InMemory>,
     left: Arc<AtomicI64>,
     half: bool,
+    /// Whether it lives on after that: then a change was made whose answer got lost.
+    recovers: bool,
     dead: Arc<AtomicBool>,
     history: History,
 }
@@ -44,7 +47,14 @@ fn dead() -> Error {
 
 impl Dying {
     fn new(inner: Arc<InMemory>, left: i64, half: bool, history: History) -> Self {
-        Self { inner, left: Arc::new(AtomicI64::new(left)), half, dead: Arc::default(), history }
+        Self {
+            inner,
+            left: Arc::new(AtomicI64::new(left)),
+            half,
+            recovers: false,
+            dead: Arc::default(),
+            history,
+        }
     }
 
     fn alive(&self) -> Result<()> {
@@ -54,8 +64,12 @@ impl Dying {
     /// Whether a change is made, and whether its answer arrives.
     fn change(&self) -> Result<bool> {
         self.alive()?;
-        if self.left.fetch_sub(1, Ordering::SeqCst) > 0 {
+        let left = self.left.fetch_sub(1, Ordering::SeqCst);
+        if left > 0 || left < 0 && self.recovers {
             return Ok(true);
+        }
+        if self.recovers {
+            return if self.half { Ok(false) } else { Err(dead()) };
         }
         self.dead.store(true, Ordering::SeqCst);
         if self.half { Ok(false) } else { Err(dead()) }
@@ -157,6 +171,8 @@ impl Dice {
 struct Model {
     now: BTreeMap<String, Option<Bytes>>,
     also: BTreeMap<String, BTreeSet<Option<Bytes>>>,
+    /// Whether answers got lost, so that a delete may remove what never came to be.
+    doubt: bool,
 }
 
 impl Model {
@@ -185,7 +201,10 @@ impl Model {
             );
         }
         for (path, _) in found {
-            assert!(self.now.contains_key(path) || self.also.contains_key(path), "{what}: {path} out of nothing");
+            assert!(
+                self.now.contains_key(path) || self.also.contains_key(path),
+                "{what}: {path} out of nothing"
+            );
         }
     }
 }
@@ -232,7 +251,7 @@ async fn step(store: &SealedStore, dice: &mut Dice, model: &mut Model) -> std::r
             let before = model.now(&name);
             match store.delete(&path).await {
                 Ok(()) => {
-                    assert!(before.is_some());
+                    assert!(before.is_some() || model.doubt);
                     model.settle(&name, None);
                     // The file goes with the next flush; until then a crash brings it back.
                     model.may_become(&name, before);
@@ -320,7 +339,9 @@ async fn no_earlier_content_of_any_file_comes_back_unnoticed_after_a_clean_close
                 // An old ledger may be caught by any file that it does not fit.
                 Err(tamper) => assert!(tamper.path == path.as_ref() || path.as_ref().ends_with("_ledger")),
                 // And it does no harm where nothing that it says has changed since.
-                Ok(found) => assert!(path.as_ref().ends_with("_ledger") && found == good, "seed {seed}: {path}"),
+                Ok(found) => {
+                    assert!(path.as_ref().ends_with("_ledger") && found == good, "seed {seed}: {path}")
+                }
             }
         }
         for (path, _) in current {
@@ -329,7 +350,7 @@ async fn no_earlier_content_of_any_file_comes_back_unnoticed_after_a_clean_close
             if good.is_empty() {
                 continue;
             }
-            assert_eq!(verdict(&changed).await.unwrap_err().path, path.as_ref(), "seed {seed}");
+            assert_eq!(verdict(&changed).await.map(drop).unwrap_err().path, path.as_ref(), "seed {seed}");
         }
     }
 }
@@ -356,7 +377,8 @@ async fn an_acknowledged_overwrite_cannot_be_taken_back_even_after_a_crash() {
             }
             let changed = inner.fork();
             changed.put(&path, old.into()).await.unwrap();
-            let tamper = verdict(&changed).await.expect_err(&format!("seed {seed}: {path} came back unnoticed"));
+            let noticed = verdict(&changed).await.map(drop);
+            let tamper = noticed.expect_err(&format!("seed {seed}: {path} came back unnoticed"));
             assert_eq!(tamper.path, path.as_ref(), "seed {seed}");
         }
     }
@@ -392,4 +414,129 @@ async fn a_store_that_is_only_read_writes_nothing_and_an_idle_one_neither() {
     assert_eq!(read_all(&store).await.unwrap().len(), 1);
     store.close().await.unwrap();
     assert_eq!(files(&inner).await, before);
+}
+
+#[tokio::test]
+async fn a_change_whose_answer_got_lost_is_no_alarm_then_and_later() {
+    for seed in 1..300_u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let inner = Arc::new(InMemory::new());
+        let mut flaky = Dying::new(inner.clone(), 0, dice.roll(4) != 0, History::default());
+        flaky.recovers = true;
+        let left = flaky.left.clone();
+        left.store(i64::MAX, Ordering::SeqCst);
+        let store = open(Arc::new(flaky)).await.unwrap();
+        let mut model = Model { doubt: true, ..Model::default() };
+        for round in 0..40 {
+            let what = format!("seed {seed}, round {round}");
+            left.store(i64::try_from(dice.roll(4)).unwrap(), Ordering::SeqCst);
+            let _ = step(&store, &mut dice, &mut model).await;
+            left.store(i64::MAX, Ordering::SeqCst);
+            let found = read_all(&store).await.unwrap_or_else(|e| panic!("{what}: {e:?}"));
+            model.check(&found, &what);
+            // What is there now stays.
+            model.now.values_mut().for_each(|now| *now = None);
+            model.also.clear();
+            model.now.extend(found.into_iter().map(|(path, bytes)| (path, Some(bytes))));
+        }
+        store.close().await.unwrap();
+        let found = verdict(&inner).await.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        model.check(&found, &format!("seed {seed}, at the end"));
+    }
+}
+
+#[tokio::test]
+async fn a_sequence_that_a_dead_process_gave_out_is_never_given_out_again() {
+    let (path, full) = (Path::from("p"), Path::from("scope/one/p"));
+    for others in 0..6 {
+        let inner = Arc::new(InMemory::new());
+        let first = open(inner.clone()).await.unwrap();
+        first.put(&Path::from("a"), "x".into()).await.unwrap();
+        first.close().await.unwrap();
+        // Written, never noted in a ledger, and taken away while no process runs.
+        let second = open(inner.clone()).await.unwrap();
+        for other in 0..others {
+            second.put(&Path::from(format!("o/{other}")), "x".into()).await.unwrap();
+        }
+        second.put(&path, "12345".into()).await.unwrap();
+        drop(second);
+        let taken = inner.get(&full).await.unwrap().bytes().await.unwrap();
+        inner.delete(&full).await.unwrap();
+        // Were the sequences given out from where the ledger stood, one of these would be the same.
+        for writes in 1..4 {
+            let inner = Arc::new(inner.fork());
+            let third = open(inner.clone()).await.unwrap();
+            for _ in 0..writes {
+                third.put(&path, "abcde".into()).await.unwrap();
+            }
+            third.close().await.unwrap();
+            inner.put(&full, taken.clone().into()).await.unwrap();
+            assert_eq!(verdict(&inner).await.map(drop).unwrap_err().what, Change::Old);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_old_ledger_put_back_beside_newer_files_is_noticed_and_so_is_a_missing_one() {
+    let inner = Arc::new(InMemory::new());
+    let ledger = Path::from("scope/one/_ledger");
+    let mut old = Vec::new();
+    for name in ["a", "b", "c"] {
+        let store = open(inner.clone()).await.unwrap();
+        store.put(&Path::from(name), "x".into()).await.unwrap();
+        store.close().await.unwrap();
+        old.push(inner.get(&ledger).await.unwrap().bytes().await.unwrap());
+    }
+    old.pop();
+    for old in old {
+        let changed = inner.fork();
+        changed.put(&ledger, old.into()).await.unwrap();
+        let tamper = verdict(&changed).await.map(drop).unwrap_err();
+        assert_eq!((tamper.path.as_str(), tamper.what), (ledger.as_ref(), Change::LedgerOld));
+    }
+    inner.delete(&ledger).await.unwrap();
+    let tamper = verdict(&inner).await.map(drop).unwrap_err();
+    assert_eq!((tamper.path.as_str(), tamper.what), (ledger.as_ref(), Change::LedgerMissing));
+}
+
+#[tokio::test]
+async fn a_second_server_on_the_same_files_makes_the_first_stop_writing() {
+    let inner = Arc::new(InMemory::new());
+    let first = open(inner.clone()).await.unwrap();
+    first.put(&Path::from("a"), "1".into()).await.unwrap();
+    first.flush().await.unwrap();
+    let second = open(inner.clone()).await.unwrap();
+    second.put(&Path::from("b"), "2".into()).await.unwrap();
+    first.put(&Path::from("c"), "3".into()).await.unwrap();
+    let error = first.flush().await.unwrap_err();
+    assert_eq!(error.kind(), claviger_core::ErrorKind::Internal, "{error:?}");
+    assert!(format!("{error:?}").contains("another server uses this store"), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_ledger_is_written_some_time_after_a_change_and_not_again_without_one() {
+    let (inner, clock) = (Arc::new(InMemory::new()), common::clock());
+    let store = common::open_with(inner.clone(), clock.clone()).await.unwrap();
+    let ledger = Path::from("scope/one/_ledger");
+    let etag = async || inner.head(&ledger).await.unwrap().e_tag;
+    store.put(&Path::from("a"), "1".into()).await.unwrap();
+    let first = etag().await;
+    let settle = async || {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    };
+    settle().await;
+    assert_eq!(etag().await, first);
+    clock.advance(Duration::from_secs(2));
+    settle().await;
+    let second = etag().await;
+    assert_ne!(second, first);
+    for _ in 0..5 {
+        clock.advance(Duration::from_secs(3600));
+        settle().await;
+    }
+    assert_eq!(etag().await, second);
+    drop(store);
+    assert_eq!(verdict(&inner).await.unwrap().len(), 1);
 }

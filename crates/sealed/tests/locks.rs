@@ -2,13 +2,15 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use claviger_core::{Error, ErrorKind, Result};
 use claviger_sealed::engine::{Engine, EngineOptions};
-use claviger_sealed::{FixedKey, KeyId, ScopeId, ScopeKey, ScopeKeys, SealedOptions, SealedStore, lock_error};
+use claviger_sealed::{
+    FixedKey, KeyId, ScopeId, ScopeKey, ScopeKeys, SealedOptions, SealedStore, lock_error,
+};
 use common::{content, keys};
 use futures::{StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
@@ -26,7 +28,11 @@ impl Lockable {
     fn check(&self) -> Result<()> {
         if self.locked.load(Ordering::SeqCst) {
             let key = "projects/p/locations/l/keyRings/r/cryptoKeys/k";
-            return Err(Error::precondition(format!("{key} is disabled")).violating("KEY_DISABLED", key, "disabled"));
+            return Err(Error::precondition(format!("{key} is disabled")).violating(
+                "KEY_DISABLED",
+                key,
+                "disabled",
+            ));
         }
         Ok(())
     }
@@ -51,7 +57,8 @@ impl ScopeKeys for Lockable {
 async fn lockable(inner: Arc<InMemory>) -> (Arc<SealedStore>, Arc<Lockable>) {
     let keys = Arc::new(Lockable { keys: keys("test"), locked: AtomicBool::new(false) });
     let options = SealedOptions::default();
-    let store = SealedStore::open(inner, Path::from("p"), keys.clone(), common::clock(), options).await.unwrap();
+    let store =
+        SealedStore::open(inner, Path::from("p"), keys.clone(), common::clock(), options).await.unwrap();
     (Arc::new(store), keys)
 }
 
@@ -143,7 +150,8 @@ async fn a_locked_scope_does_not_open_and_another_scopes_files_neither() {
 async fn a_store_that_must_be_there_is_missed_when_all_its_files_are_gone() {
     let options = SealedOptions { must_exist: true, ..SealedOptions::default() };
     let opened =
-        SealedStore::open(Arc::new(InMemory::new()), Path::from("p"), keys("test"), common::clock(), options).await;
+        SealedStore::open(Arc::new(InMemory::new()), Path::from("p"), keys("test"), common::clock(), options)
+            .await;
     let error = opened.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DataLoss);
     assert_eq!(error.message(), "the stored file p/_ledger was changed: the ledger of live files is gone");

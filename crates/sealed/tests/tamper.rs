@@ -28,7 +28,8 @@ const VALUE: &str = "planted-value";
 const SEALED_CHUNK: usize = 16_384 + 16;
 
 fn settings() -> Settings {
-    let garbage = GarbageCollectorDirectoryOptions { interval: Some(QUICK), min_age: Duration::ZERO, dry_run: false };
+    let garbage =
+        GarbageCollectorDirectoryOptions { interval: Some(QUICK), min_age: Duration::ZERO, dry_run: false };
     let scheduler = SizeTieredCompactionSchedulerOptions { min_compaction_sources: 2, ..Default::default() };
     Settings {
         flush_interval: Some(Duration::from_millis(5)),
@@ -137,7 +138,23 @@ async fn every_change_of_every_kind_of_file_is_noticed_and_named() {
     for (kind, path, bytes) in &samples {
         // Magic, version, key, sequence, reserved, salt, commitment, first and last chunk, tags.
         let len = bytes.len();
-        let offsets = [0, 8, 9, 12, 16, 23, 24, HEADER - 1, HEADER, HEADER + 24, FRONT - 1, FRONT, len / 2, len - 17, len - 1];
+        let offsets = [
+            0,
+            8,
+            9,
+            12,
+            16,
+            23,
+            24,
+            HEADER - 1,
+            HEADER,
+            HEADER + 24,
+            FRONT - 1,
+            FRONT,
+            len / 2,
+            len - 17,
+            len - 1,
+        ];
         for offset in offsets.into_iter().chain([FRONT + 16_384].into_iter().filter(|offset| *offset < len)) {
             let mut flipped = bytes.to_vec();
             flipped[offset] ^= 0x10;
@@ -157,11 +174,13 @@ async fn every_change_of_every_kind_of_file_is_noticed_and_named() {
         // Another file of the same kind and of each other kind in its place.
         for (other_path, other) in &all {
             if other_path != path && (kind == &self::kind(other_path) || other.len() % 3 == 0) {
-                assert_noticed(&with(&inner, path, other.clone()).await, path, &format!("swap, {kind}")).await;
+                assert_noticed(&with(&inner, path, other.clone()).await, path, &format!("swap, {kind}"))
+                    .await;
             }
         }
     }
-    let (_, path, long) = samples.iter().find(|(_, _, bytes)| bytes.len() > FRONT + 2 * SEALED_CHUNK).unwrap();
+    let (_, path, long) =
+        samples.iter().find(|(_, _, bytes)| bytes.len() > FRONT + 2 * SEALED_CHUNK).unwrap();
     let mut swapped = long.to_vec();
     let (first, second) = swapped[FRONT..FRONT + 2 * SEALED_CHUNK].split_at_mut(SEALED_CHUNK);
     first.swap_with_slice(second);
@@ -175,7 +194,8 @@ async fn every_change_of_every_kind_of_file_is_noticed_and_named() {
             continue;
         }
         back += 1;
-        let tamper = verdict(&with(&inner, path, old.clone()).await).await.expect_err("an old file came back");
+        let tamper =
+            verdict(&with(&inner, path, old.clone()).await).await.expect_err("an old file came back");
         if !path.as_ref().ends_with("_ledger") {
             assert_eq!((tamper.path.as_str(), tamper.what), (path.as_ref(), Change::Old));
         }

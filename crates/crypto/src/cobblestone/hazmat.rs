@@ -9,7 +9,12 @@ use crate::secret::SecretKey;
 ///
 /// # Errors
 /// As [`super::seal`].
-pub fn seal_with_salt(key: &SecretKey, context: &[u8], salt: &[u8; SALT], plaintext: &[u8]) -> Result<Vec<u8>> {
+pub fn seal_with_salt(
+    key: &SecretKey,
+    context: &[u8],
+    salt: &[u8; SALT],
+    plaintext: &[u8],
+) -> Result<Vec<u8>> {
     let (message, prefix) = message_key(key, context, salt)?;
     seal_message(&message, &prefix, plaintext)
 }

@@ -37,7 +37,11 @@ impl MessageKey {
         Self::with_salt(key, context, &salt)
     }
 
-    pub(super) fn with_salt(key: &SecretKey, context: &[u8], salt: &[u8; SALT]) -> Result<(Self, [u8; PREFIX])> {
+    pub(super) fn with_salt(
+        key: &SecretKey,
+        context: &[u8],
+        salt: &[u8; SALT],
+    ) -> Result<(Self, [u8; PREFIX])> {
         let derived = Derived::new(key, context, salt)?;
         let mut prefix = [0; PREFIX];
         prefix[..SALT].copy_from_slice(salt);
@@ -204,6 +208,9 @@ mod tests {
         assert_eq!(message.seal_chunk(MAX_CHUNKS, &mut []).unwrap_err().kind(), ErrorKind::TooLarge);
         assert_eq!(message.seal_chunk(0, &mut vec![0; CHUNK + 1]).unwrap_err().kind(), ErrorKind::TooLarge);
         assert_eq!(message.open_chunk(0, &mut [0; TAG - 1]).unwrap_err().kind(), ErrorKind::Truncated);
-        assert_eq!(message.open_chunk_to(0, &[0; TAG - 1], &mut []).unwrap_err().kind(), ErrorKind::Truncated);
+        assert_eq!(
+            message.open_chunk_to(0, &[0; TAG - 1], &mut []).unwrap_err().kind(),
+            ErrorKind::Truncated
+        );
     }
 }

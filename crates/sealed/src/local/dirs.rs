@@ -51,7 +51,11 @@ impl Dirs {
 pub(super) fn create(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if path.is_dir() { Ok(()) } else { Err(io::ErrorKind::NotADirectory.into()) }
+            if path.is_dir() {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::NotADirectory.into())
+            }
         }
         made => made,
     }

@@ -103,7 +103,8 @@ impl Disk {
         };
         let file = Arc::new(self.open_file(location)?);
         let mut state = self.files.lock();
-        let closed = if state.epoch == epoch { state.files.push(location.clone(), file.clone()) } else { None };
+        let closed =
+            if state.epoch == epoch { state.files.push(location.clone(), file.clone()) } else { None };
         drop(state);
         drop(closed);
         Ok(file)
@@ -118,7 +119,9 @@ impl Disk {
         let file = match File::open(self.path(location)?) {
             Ok(file) => file,
             // A part of the path is an object itself, so there is nothing below it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return Err(not_found(error.into())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                return Err(not_found(error.into()));
+            }
             Err(error) => return Err(disk_error(location)(error)),
         };
         let metadata = file.metadata().map_err(disk_error(location))?;

@@ -32,7 +32,8 @@ impl Room {
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        let pass = self.passes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |passes| passes.checked_sub(1));
+        let pass =
+            self.passes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |passes| passes.checked_sub(1));
         if pass.is_ok() {
             return Ok(());
         }

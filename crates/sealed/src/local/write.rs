@@ -135,7 +135,10 @@ impl Disk {
                     Ok(()) => Ok((location, path)),
                     // As for a read: there is no object below an object, and a directory is none.
                     Err(error)
-                        if matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory) =>
+                        if matches!(
+                            error.kind(),
+                            io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory
+                        ) =>
                     {
                         Err(Error::NotFound { path: location.to_string(), source: Box::new(error) })
                     }

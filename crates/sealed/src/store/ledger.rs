@@ -215,7 +215,10 @@ mod tests {
             ("", entry(None, &[], false)),
             ("walß", entry(Some((7, 7)), &[], true)),
         ];
-        Ledger { next: u64::MAX, entries: entries.into_iter().map(|(path, entry)| (path.into(), entry)).collect() }
+        Ledger {
+            next: u64::MAX,
+            entries: entries.into_iter().map(|(path, entry)| (path.into(), entry)).collect(),
+        }
     }
 
     #[test]

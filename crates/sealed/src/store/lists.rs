@@ -21,7 +21,9 @@ pub(super) fn list(
     let listed = shared.place.guard().and_then(|()| {
         let prefix = shared.place.full(prefix.map_or("", AsRef::as_ref))?;
         Ok(match offset {
-            Some(offset) => shared.place.inner.list_with_offset(Some(&prefix), &shared.place.full(offset.as_ref())?),
+            Some(offset) => {
+                shared.place.inner.list_with_offset(Some(&prefix), &shared.place.full(offset.as_ref())?)
+            }
             None => shared.place.inner.list(Some(&prefix)),
         })
     });
@@ -73,7 +75,8 @@ impl Shared {
     }
 
     fn mapped(&self, location: Path, file: ObjectMeta) -> Result<ObjectMeta> {
-        let size = object_len(file.size).ok_or_else(|| self.place.tampered(location.as_ref(), Change::Length))?;
+        let size =
+            object_len(file.size).ok_or_else(|| self.place.tampered(location.as_ref(), Change::Length))?;
         Ok(ObjectMeta { location, size, ..file })
     }
 
@@ -92,7 +95,9 @@ impl Shared {
         match self.book().find(path) {
             Found::Deleting => Ok(None),
             Found::Nothing => Err(self.place.tampered(path, Change::Old)),
-            Found::Entry(entry) if entry.versions().any(|version| version.fits(version.sequence, found.size)) => {
+            Found::Entry(entry)
+                if entry.versions().any(|version| version.fits(version.sequence, found.size)) =>
+            {
                 Ok(Some(found))
             }
             Found::Entry(_) => Err(self.place.tampered(path, Change::Length)),

@@ -13,7 +13,9 @@ use claviger_crypto::cobblestone::{CHUNK, MessageKey, SEALED_CHUNK};
 use futures::stream::{self, BoxStream, StreamExt};
 use lru::LruCache;
 use object_store::path::Path;
-use object_store::{Error, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStore, Result};
+use object_store::{
+    Error, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStore, Result,
+};
 
 use super::Shared;
 use super::book::Found;
@@ -145,7 +147,8 @@ impl Shared {
             Some(version) => version.len,
             None => get.ask(&full, true, None).await?.meta.size,
         };
-        let wanted = Wanted::new(options.range.as_ref(), len).ok_or_else(|| get.changed(Change::Length))??;
+        let wanted =
+            Wanted::new(options.range.as_ref(), len).ok_or_else(|| get.changed(Change::Length))??;
         if wanted.file_range.end <= WITH_FRONT {
             let found = get.fetch(&full, len, 0..wanted.file_range.end).await?;
             let (found, bytes) = get.collect(found).await?;
@@ -221,9 +224,9 @@ impl Get<'_> {
         match self.ask(full, false, Some(range.clone())).await {
             Ok(found) if found.meta.size == len && found.range == range => Ok(found),
             Ok(_) => Err(self.changed(Change::Length)),
-            Err(error @ (Error::NotFound { .. } | Error::NotModified { .. } | Error::Precondition { .. })) => {
-                Err(error)
-            }
+            Err(
+                error @ (Error::NotFound { .. } | Error::NotModified { .. } | Error::Precondition { .. }),
+            ) => Err(error),
             Err(error) if tamper(&error).is_some() => Err(error),
             Err(error) if is_cut_off(&error) => Err(self.changed(Change::Length)),
             // Stores say in many ways that a range is not there.
@@ -236,8 +239,11 @@ impl Get<'_> {
 
     async fn collect(&self, found: GetResult) -> Result<(Answer, Bytes)> {
         let len = found.range.end - found.range.start;
-        let answer =
-            Answer { meta: found.meta.clone(), attributes: found.attributes.clone(), extensions: found.extensions.clone() };
+        let answer = Answer {
+            meta: found.meta.clone(),
+            attributes: found.attributes.clone(),
+            extensions: found.extensions.clone(),
+        };
         let bytes = found.bytes().await.map_err(|error| self.cut_off(error))?;
         if bytes.len() as u64 == len { Ok((answer, bytes)) } else { Err(self.changed(Change::Length)) }
     }
@@ -265,8 +271,11 @@ impl Get<'_> {
             let bytes = bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
             return self.decrypt(&file, &wanted, found, bytes);
         }
-        let answer =
-            Answer { meta: found.meta.clone(), attributes: found.attributes.clone(), extensions: found.extensions.clone() };
+        let answer = Answer {
+            meta: found.meta.clone(),
+            attributes: found.attributes.clone(),
+            extensions: found.extensions.clone(),
+        };
         let pieces = Pieces {
             place: self.shared.place.clone(),
             path: self.path.to_owned(),
@@ -281,7 +290,13 @@ impl Get<'_> {
         Ok(self.result(answer, &wanted, pieces.stream()))
     }
 
-    fn decrypt(&self, file: &OpenFile, wanted: &Wanted, found: Answer, chunks: BytesMut) -> Result<GetResult> {
+    fn decrypt(
+        &self,
+        file: &OpenFile,
+        wanted: &Wanted,
+        found: Answer,
+        chunks: BytesMut,
+    ) -> Result<GetResult> {
         let changed = || self.changed(Change::Content);
         let mut plain = open_chunks(&file.message, wanted.first_chunk, chunks).ok_or_else(changed)?.freeze();
         trim(&mut plain, &mut wanted.skip(), &mut wanted.len());
@@ -291,7 +306,12 @@ impl Get<'_> {
         Ok(self.result(found, wanted, stream::once(async move { Ok(plain) }).boxed()))
     }
 
-    fn result(&self, found: Answer, wanted: &Wanted, payload: BoxStream<'static, Result<Bytes>>) -> GetResult {
+    fn result(
+        &self,
+        found: Answer,
+        wanted: &Wanted,
+        payload: BoxStream<'static, Result<Bytes>>,
+    ) -> GetResult {
         GetResult {
             payload: GetResultPayload::Stream(payload),
             meta: ObjectMeta { location: self.location.clone(), size: wanted.object, ..found.meta },

@@ -26,7 +26,9 @@ use crate::scope::ScopeKey;
 pub(super) enum Before {
     Nothing,
     /// An object, or doubt about one.
-    Something { certain: bool },
+    Something {
+        certain: bool,
+    },
 }
 
 impl Shared {
@@ -120,9 +122,10 @@ impl Shared {
             Found::Nothing if book.is_gone(path) => Ok(Before::Something { certain: false }),
             Found::Nothing => Ok(Before::Nothing),
             Found::Entry(entry) => Ok(Before::Something { certain: entry.certain().is_some() }),
-            Found::Deleting => {
-                Err(Error::Generic { store: "sealed", source: "the object there is still being deleted".into() })
-            }
+            Found::Deleting => Err(Error::Generic {
+                store: "sealed",
+                source: "the object there is still being deleted".into(),
+            }),
         }
     }
 

@@ -163,7 +163,14 @@ pub(super) async fn run(session: &Session, options: &Import) -> Result<(), Failu
         }
         while under_way.len() >= options.parallel as usize || (!more && !under_way.is_empty()) {
             if let Some(outcome) = under_way.next().await {
-                tally.add(outcome?);
+                match outcome {
+                    Ok(outcome) => tally.add(outcome),
+                    Err(failure) => {
+                        drop(progress);
+                        say(&format!("Stopped: {} rows were written before this.", tally.rows));
+                        return Err(failure);
+                    }
+                }
             }
         }
         progress.position(lines.position());

@@ -122,6 +122,19 @@ impl Server {
         done
     }
 
+    /// Runs a command line until it does what is expected: a change of a key is pushed to its data, within
+    /// a second.
+    pub(crate) fn until(&self, line: &str, expected: impl Fn(&Done) -> bool) -> Done {
+        let mut done = self.run(line);
+        for _ in 0..1_000 {
+            if expected(&done) {
+                return done;
+            }
+            done = self.run(line);
+        }
+        panic!("{line} still ends with {:?}\n{}{}", done.code, done.out, done.err)
+    }
+
     /// Runs a command line that must be refused with this text; gives standard error.
     pub(crate) fn refused(&self, line: &str, part: &str) -> String {
         let done = self.run(line);

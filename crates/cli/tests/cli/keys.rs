@@ -1,8 +1,6 @@
 //! `claviger kms` against a server.
 
-mod common;
-
-use common::Server;
+use crate::common::Server;
 
 const RING: &str = "projects/birds/locations/us-east1/keyRings/ring";
 const KEY: &str = "projects/birds/locations/us-east1/keyRings/ring/cryptoKeys/k";

@@ -1,10 +1,8 @@
 //! `claviger bigtable` against a server.
 
-mod common;
-
 use std::fmt::Write as _;
 
-use common::Server;
+use crate::common::Server;
 
 const KEY: &str = "projects/birds/locations/us-east1/keyRings/ring/cryptoKeys/k";
 
@@ -168,12 +166,14 @@ fn a_disabled_key_locks_reading_and_the_advice_opens_it_again() {
     let server = with_table();
     server.ok("bigtable rows set t wren f:song=long --instance aviary");
     server.ok(&format!("kms keys disable {KEY}"));
-    let told = server.refused("bigtable rows read t --instance aviary", "FAILED_PRECONDITION");
+    let read = "bigtable rows read t --instance aviary";
+    let told = server.until(read, |done| done.code == Some(1)).err;
     let hint = told.lines().find_map(|line| line.strip_prefix("hint: enable it: claviger ")).expect("a hint");
+    assert!(told.contains("FAILED_PRECONDITION") && told.contains("KEY_DISABLED"), "{told}");
     let row = server.ok("bigtable tables encryption t --instance aviary").row("aviary-c1");
     assert_eq!(row[2], "FAILED_PRECONDITION");
     server.ok(hint);
-    assert!(server.ok("bigtable rows read t --instance aviary").out.contains("long"));
+    assert!(server.until(read, |done| done.code == Some(0)).out.contains("long"));
     let server = server.restart();
-    assert!(server.ok("bigtable rows read t --instance aviary").out.contains("long"));
+    assert!(server.ok(read).out.contains("long"));
 }

@@ -4,15 +4,14 @@
 
 use std::process::{Command, Output, Stdio};
 
+use crate::common;
+
 /// A port that nothing listens on: 1 is reserved.
 const NOBODY: &str = "http://127.0.0.1:1";
 
 fn claviger(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_claviger"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CLAVIGER_")) {
-        command.env_remove(name);
-    }
-    command.args(arguments).stdin(Stdio::null());
+    let mut command = common::claviger();
+    command.args(arguments);
     command
 }
 

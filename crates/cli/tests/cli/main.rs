@@ -1,0 +1,9 @@
+//! The binary as its users run it.
+//!
+//! Invariant: servers of tests listen on free ports of this machine and keep their files in folders of their own.
+
+mod alone;
+mod common;
+mod data;
+mod keys;
+mod serve;
