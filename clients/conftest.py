@@ -29,8 +29,9 @@ def start_server(tmp_path_factory):
     """Makes servers with directories of their own, which end with the test."""
     servers = []
 
-    def start(*flags, run=True, **options):
-        made = Server(tmp_path_factory.mktemp("own"), *FLAGS, *flags, **options)
+    def start(*flags, run=True, usual_flags=True, **options):
+        flags = (*FLAGS, *flags) if usual_flags else flags
+        made = Server(tmp_path_factory.mktemp("own"), *flags, **options)
         servers.append(made)
         return made.start() if run else made
 

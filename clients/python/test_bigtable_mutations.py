@@ -358,3 +358,27 @@ def test_b1_concurrent_increments_and_conditions_lose_nothing(table):
     newest = clients.read_row(name, b"sum")[0][3]
     assert struct.unpack(">q", newest) == (200,)
     assert sorted(wins) == list(range(25)), "each condition was won once"
+
+
+@pytest.mark.slow
+def test_b1_rows_stay_right_through_flushes_and_compaction(shared_instance, unique):
+    """Some 200 MiB in 48 KiB values, written, overwritten and deleted, far more than is kept in memory."""
+    clients, instance = shared_instance
+    name = clients.create_table(instance, unique("t"), {"f": {"max_num_versions": 1}, "g": None})
+    rng = random.Random(3)
+    expected = {}
+    for step in range(1, 71):
+        entries = {}
+        for _ in range(60):
+            key = b"%04d" % rng.randrange(900)
+            if rng.random() < 0.15:
+                entries[key] = [delete_row()]
+                expected.pop(key, None)
+            else:
+                value = rng.randbytes(48 * KIB)
+                entries[key] = [set_cell("f", b"q", step * 1000, value), set_cell("g", b"n", 0, b"%d" % step)]
+                expected[key] = [cell("f", b"q", step * 1000, value), cell("g", b"n", 0, b"%d" % step)]
+        assert set(clients.write_many(name, entries.items())) == {0}
+    assert dict(clients.read(name)) == expected
+    for key in rng.sample(sorted(expected), 50):
+        assert clients.read_row(name, key) == expected[key]

@@ -197,6 +197,24 @@ def test_b3_the_key_of_a_cluster_cannot_be_changed(protected, keys, change):
     assert bigtable.instances.get_cluster(name=cluster.name).encryption_config.kms_key_name == key
 
 
+def create_cluster(bigtable, instance, cluster, key=None):
+    spec = {"location": f"{bigtable.project_name}/locations/us-east1-c", "serve_nodes": 1}
+    if key is not None:
+        spec["encryption_config"] = {"kms_key_name": key}
+    return bigtable.instances.create_cluster(parent=instance, cluster_id=cluster, cluster=spec).result(timeout=20)
+
+
+def test_b3_clusters_with_and_without_a_key_do_not_mix(protected, keys, unique):
+    bigtable, table, key = protected
+    with refused("FAILED_PRECONDITION", "default keys and CMEKs are not allowed"):
+        create_cluster(bigtable, table.partition("/tables/")[0], "second-cluster")
+    with refused("FAILED_PRECONDITION", "default keys and CMEKs are not allowed"):
+        create_cluster(bigtable, bigtable.create_instance(unique("i")), "second-cluster", key)
+    far = keys.key("far", location="europe-west1")
+    with refused("FAILED_PRECONDITION", far, "cannot be used to protect a cluster in zone"):
+        create_cluster(bigtable, table.partition("/tables/")[0], "second-cluster", far)
+
+
 def test_b3_an_instance_without_a_key_cannot_get_one(keys, bigtable, unique):
     instance = bigtable.create_instance(unique("i"))
     [cluster] = bigtable.instances.list_clusters(parent=instance).clusters
@@ -245,6 +263,11 @@ def test_b7_while_a_key_is_disabled_admin_work_is_refused_but_deletion_is_not(pr
     disable(keys, key, bigtable, table)
     with locked("FAILED_PRECONDITION", key):
         bigtable.create_table(instance, "t2")
+    with locked("FAILED_PRECONDITION", key):
+        create_cluster(bigtable, instance, "second-cluster", key)
+    [cluster] = bigtable.instances.list_clusters(parent=instance).clusters
+    with locked("FAILED_PRECONDITION", key):
+        bigtable.instances.delete_cluster(name=cluster.name)
     with locked("FAILED_PRECONDITION", key):
         bigtable.tables.modify_column_families(name=table, modifications=[{"id": "g", "create": {}}])
     assert set(bigtable.tables.get_table(name=table).column_families) == {"f"}
@@ -309,6 +332,49 @@ def test_b8_a_scan_under_way_stops_when_its_key_goes(protected, keys):
             count += 1
     assert count < 12 * 64 - 100
     assert time.monotonic() - disabled < LOCK_WITHIN + 1
+    keys.enable(key)
+    assert len(eventually(lambda: bigtable.keys(table))) == 12 * 64 + 1
+
+
+def test_b8_what_was_acknowledged_while_the_key_went_is_all_there(protected, keys):
+    """Eight writers at full speed, one row at a time and twenty, through three locks."""
+    bigtable, table, key = protected
+    acknowledged = [[] for _ in range(8)]
+    stop = threading.Event()
+
+    def work(number):
+        count = 0
+        while not stop.is_set():
+            names = [b"%d-%06d" % (number, count + n) for n in range(20 if number % 2 else 1)]
+            count += len(names)
+            try:
+                if number % 2:
+                    codes = bigtable.write_many(table, [(name, [set_cell("f", b"q", 0, name)]) for name in names])
+                    acknowledged[number] += [name for name, code in zip(names, codes) if code == 0]
+                else:
+                    bigtable.put(table, names[0], names[0])
+                    acknowledged[number] += names
+            except Exception:
+                time.sleep(0.002)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for worker in workers:
+        worker.start()
+    for _ in range(3):
+        time.sleep(0.4)
+        keys.disable(key)
+        time.sleep(0.2)
+        keys.enable(key)
+        eventually(lambda: bigtable.keys(table, rows_limit=1))
+    time.sleep(0.2)
+    stop.set()
+    for worker in workers:
+        worker.join()
+    rows = dict(bigtable.read(table))
+    assert all(len(names) > 10 for names in acknowledged)
+    for names in acknowledged:
+        for name in names:
+            assert rows[name][0][3] == name
 
 
 def test_k3_a_revoked_grant_acts_as_a_disabled_key_and_a_new_grant_brings_the_data_back(protected, keys):

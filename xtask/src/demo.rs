@@ -23,7 +23,7 @@ use driver::Driver;
 
 const PROJECT: &str = "flights-demo";
 const RING: &str = "demo";
-const INSTANCE: &str = "nyc";
+const INSTANCE: &str = "nyc-flights";
 const TABLE: &str = "flights";
 /// A flight whose row the demo reads again and again: the first in the file.
 const FLIGHT: &str = "2013-01-01#UA#1545#0515";

@@ -125,7 +125,7 @@ async fn rounds(options: &Options, seed: u64) -> Result<Outcome> {
     let mut random = Random::new(seed);
     let mut server = plan.start()?.ready().await?;
     let admin = Admin::connect(&server.authority).await?;
-    let instance = admin.protected_instance(&options.claviger, PROJECT, "crash").await?;
+    let instance = admin.protected_instance(&options.claviger, PROJECT, "crash-test").await?;
     let table = admin.create_table(&instance, "t", &rows::FAMILIES).await?;
     let mut writers: Vec<Writer> =
         (0..options.writers).map(|number| Writer::new(number, &table, random.fork(number))).collect();

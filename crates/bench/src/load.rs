@@ -153,7 +153,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 async fn prepare(options: &Options, authority: &str) -> Result<String> {
     const PROJECT: &str = "bench";
-    const INSTANCE: &str = "load";
+    const INSTANCE: &str = "load-test";
     let instance = format!("projects/{PROJECT}/instances/{INSTANCE}");
     if options.shape_only {
         return Ok(format!("{instance}/tables/t"));

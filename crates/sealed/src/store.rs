@@ -8,8 +8,9 @@
 //! Invariant: the scope's keys are asked on every operation and between the pieces of a long read; no
 //! plaintext and no attribute reaches the store below. One `SealedStore` at a time uses a prefix.
 //!
-//! Deletes are quick: the object is gone for readers at once, its file with the next write of the
-//! ledger. A crash before that brings it back. [`SealedStore::flush`] waits for it.
+//! A delete returns once the file is gone for good; those under way at once share a write of the ledger.
+//! With [`SealedOptions::lazy_deletes`] it returns at once and the file goes with the next write: a crash
+//! before that brings the object back. [`SealedStore::flush`] waits for it.
 
 mod book;
 mod check;
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use claviger_core::Clock;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt};
 use object_store::path::Path;
 use object_store::{
     Attribute, Attributes, CopyMode, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload,
@@ -52,6 +53,8 @@ use read::OpenFiles;
 pub const LEDGER: &str = "_ledger";
 /// The attribute by which SlateDB recognises its own write: random, so it may be seen.
 const PUT_ID: &str = "slatedbputid";
+/// Deletes that share a write of the ledger.
+const DELETE_BATCH: usize = 128;
 /// Locks that order the writes of a path; two paths may share one.
 const STRIPES: usize = 64;
 
@@ -64,11 +67,14 @@ pub struct SealedOptions {
     pub open_files: usize,
     /// Whether a store must be there, so that an empty place is one whose files were taken away.
     pub must_exist: bool,
+    /// Whether deletes return before they are durable: for databases, which delete many files that
+    /// nobody needs any more. Never for what must be gone, such as key material.
+    pub lazy_deletes: bool,
 }
 
 impl Default for SealedOptions {
     fn default() -> Self {
-        Self { flush_delay: Duration::from_secs(1), open_files: 256, must_exist: false }
+        Self { flush_delay: Duration::from_secs(1), open_files: 256, must_exist: false, lazy_deletes: false }
     }
 }
 
@@ -94,6 +100,7 @@ struct Shared {
     place: Arc<Place>,
     clock: Arc<dyn Clock>,
     flush_delay: Duration,
+    lazy_deletes: bool,
     book: Mutex<Book>,
     open_files: OpenFiles,
     order: Vec<Arc<tokio::sync::Mutex<()>>>,
@@ -133,6 +140,7 @@ impl SealedStore {
             place,
             clock,
             flush_delay: options.flush_delay,
+            lazy_deletes: options.lazy_deletes,
             book: Mutex::new(Book::new(start.ledger)),
             open_files: OpenFiles::new(open_files),
             order: (0..STRIPES).map(|_| Arc::default()).collect(),
@@ -239,14 +247,12 @@ impl ObjectStore for SealedStore {
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let shared = self.shared.clone();
         locations
-            .then(move |location| {
+            .ready_chunks(DELETE_BATCH)
+            .then(move |batch| {
                 let shared = shared.clone();
-                async move {
-                    let location = location?;
-                    shared.delete(&location).await?;
-                    Ok(location)
-                }
+                async move { stream::iter(shared.delete(batch).await) }
             })
+            .flatten()
             .boxed()
     }
 
@@ -279,7 +285,11 @@ impl ObjectStore for SealedStore {
             return self.get_opts(from, head).await.map(drop);
         }
         upload::copy(self, from, to, create).await?;
-        self.shared.delete(from).await?;
+        self.shared
+            .delete(vec![Ok(from.clone())])
+            .await
+            .into_iter()
+            .try_for_each(|deleted| deleted.map(drop))?;
         self.shared.flush().await
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use claviger_sealed::{Change, SealedStore};
+use claviger_sealed::{Change, SealedOptions, SealedStore};
 use common::{content, files, open, read_all, verdict};
 use futures::stream::{BoxStream, StreamExt};
 use object_store::memory::InMemory;
@@ -173,6 +173,8 @@ struct Model {
     also: BTreeMap<String, BTreeSet<Option<Bytes>>>,
     /// Whether answers got lost, so that a delete may remove what never came to be.
     doubt: bool,
+    /// Whether deletes are lazy, so that a crash may bring an object back.
+    lazy: bool,
 }
 
 impl Model {
@@ -210,6 +212,11 @@ impl Model {
 }
 
 const PATHS: u64 = 5;
+
+async fn open_lazy(inner: Arc<dyn ObjectStore>, lazy_deletes: bool) -> claviger_core::Result<SealedStore> {
+    let options = SealedOptions { lazy_deletes, ..SealedOptions::default() };
+    SealedStore::open(inner, Path::from(common::PREFIX), common::keys("test"), common::clock(), options).await
+}
 
 /// One random change. An error means that the process is dead.
 async fn step(store: &SealedStore, dice: &mut Dice, model: &mut Model) -> std::result::Result<(), ()> {
@@ -249,6 +256,7 @@ async fn step(store: &SealedStore, dice: &mut Dice, model: &mut Model) -> std::r
         }
         5 | 6 => {
             let before = model.now(&name);
+            model.may_become(&name, None);
             match store.delete(&path).await {
                 Ok(()) => {
                     assert!(before.is_some() || model.doubt);
@@ -291,12 +299,13 @@ async fn a_process_that_dies_between_any_two_steps_leaves_no_false_alarm_and_los
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let inner = Arc::new(InMemory::new());
         let history = History::default();
-        let mut model = Model::default();
+        let mut model = Model { lazy: seed % 2 == 0, ..Model::default() };
         for life in 0..4 {
             let what = format!("seed {seed}, life {life}");
             let lives = i64::try_from(dice.roll(30)).unwrap();
             let dying = Dying::new(inner.clone(), lives, dice.roll(2) == 0, history.clone());
-            let store = open(Arc::new(dying)).await.unwrap_or_else(|e| panic!("{what}: {e:?}"));
+            let store =
+                open_lazy(Arc::new(dying), model.lazy).await.unwrap_or_else(|e| panic!("{what}: {e:?}"));
             let found = read_all(&store).await.unwrap_or_else(|e| panic!("{what}: {e:?}"));
             model.check(&found, &what);
             model.also.clear();
@@ -317,10 +326,10 @@ async fn no_earlier_content_of_any_file_comes_back_unnoticed_after_a_clean_close
     for seed in 1..60_u64 {
         let mut dice = Dice(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let (inner, history) = (Arc::new(InMemory::new()), History::default());
-        let mut model = Model::default();
+        let mut model = Model { lazy: seed % 2 == 0, ..Model::default() };
         for _ in 0..2 {
             let dying = Dying::new(inner.clone(), i64::MAX, false, history.clone());
-            let store = open(Arc::new(dying)).await.unwrap();
+            let store = open_lazy(Arc::new(dying), model.lazy).await.unwrap();
             for _ in 0..15 {
                 step(&store, &mut dice, &mut model).await.unwrap();
             }
@@ -360,10 +369,10 @@ async fn an_acknowledged_overwrite_cannot_be_taken_back_even_after_a_crash() {
     for seed in 1..300_u64 {
         let mut dice = Dice(seed.wrapping_mul(0x9e6c_63d0_976a_4f35));
         let (inner, history) = (Arc::new(InMemory::new()), History::default());
-        let mut model = Model::default();
+        let mut model = Model { lazy: seed % 2 == 0, ..Model::default() };
         let dying = Dying::new(inner.clone(), i64::MAX, false, history.clone());
         // Dropped without a close: what is not in the ledger by now will never be.
-        let store = open(Arc::new(dying)).await.unwrap();
+        let store = open_lazy(Arc::new(dying), model.lazy).await.unwrap();
         for _ in 0..20 {
             step(&store, &mut dice, &mut model).await.unwrap();
         }
@@ -425,8 +434,8 @@ async fn a_change_whose_answer_got_lost_is_no_alarm_then_and_later() {
         flaky.recovers = true;
         let left = flaky.left.clone();
         left.store(i64::MAX, Ordering::SeqCst);
-        let store = open(Arc::new(flaky)).await.unwrap();
-        let mut model = Model { doubt: true, ..Model::default() };
+        let mut model = Model { doubt: true, lazy: seed % 2 == 0, ..Model::default() };
+        let store = open_lazy(Arc::new(flaky), model.lazy).await.unwrap();
         for round in 0..40 {
             let what = format!("seed {seed}, round {round}");
             left.store(i64::try_from(dice.roll(4)).unwrap(), Ordering::SeqCst);
@@ -539,4 +548,27 @@ async fn the_ledger_is_written_some_time_after_a_change_and_not_again_without_on
     assert_eq!(etag().await, second);
     drop(store);
     assert_eq!(verdict(&inner).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_is_gone_for_good_when_its_delete_returns_also_after_a_failed_try() {
+    let inner = Arc::new(InMemory::new());
+    let mut flaky = Dying::new(inner.clone(), i64::MAX, false, History::default());
+    flaky.recovers = true;
+    let left = flaky.left.clone();
+    let store = open_lazy(Arc::new(flaky), false).await.unwrap();
+    let (path, full) = (Path::from("key"), Path::from("scope/one/key"));
+    store.put(&path, "material".into()).await.unwrap();
+    store.flush().await.unwrap();
+    // The ledger's write fails, then the file's removal.
+    for changes in [0, 1] {
+        left.store(changes, Ordering::SeqCst);
+        let error = store.delete(&path).await.unwrap_err();
+        assert!(!matches!(error, Error::NotFound { .. }), "{error:?}");
+        assert!(inner.head(&full).await.is_ok());
+    }
+    assert!(matches!(store.delete(&path).await, Ok(()) | Err(Error::NotFound { .. })));
+    assert!(matches!(inner.head(&full).await, Err(Error::NotFound { .. })));
+    drop(store);
+    assert!(verdict(&inner).await.unwrap().is_empty());
 }

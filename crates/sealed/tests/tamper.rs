@@ -16,11 +16,11 @@ use common::{PREFIX, files, open, verdict};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use slatedb::Db;
 use slatedb::config::{
     CompactorOptions, GarbageCollectorDirectoryOptions, GarbageCollectorOptions, Settings,
     SizeTieredCompactionSchedulerOptions,
 };
+use slatedb::{Db, WriteBatch};
 
 const QUICK: Duration = Duration::from_millis(20);
 const KEY: &str = "planted-row-key";
@@ -72,10 +72,12 @@ async fn written() -> (InMemory, Vec<(Path, Bytes)>) {
     let db = database(store.clone()).await.unwrap();
     let mut earlier = Vec::new();
     for round in 0..200_u32 {
+        let mut batch = WriteBatch::new();
         for row in 0..30_u32 {
             let value = format!("{VALUE}-{round}-{}", "v".repeat(600));
-            db.put(format!("{KEY}-{row}-{}", round % 7), value).await.unwrap();
+            batch.put(format!("{KEY}-{row}-{}", round % 7), value);
         }
+        db.write(batch).await.unwrap();
         db.flush().await.unwrap();
         tokio::time::sleep(Duration::from_millis(5)).await;
         if round == 60 {

@@ -36,6 +36,8 @@ pub(super) struct Book {
     stored_version: u64,
     /// Whether this process has skipped ahead and stored that.
     pub(super) writable: bool,
+    /// Whether files that the stored ledger allows to be absent could not be removed.
+    pub(super) unremoved: bool,
     /// Whether a write of the ledger is planned.
     pub(super) planned: bool,
 }
@@ -181,8 +183,9 @@ impl Book {
         self.version
     }
 
-    pub(super) fn has_stored(&self, version: u64) -> bool {
-        self.stored_version >= version
+    /// Whether all that was changed up to a version is done.
+    pub(super) fn is_done(&self, version: u64) -> bool {
+        self.stored_version >= version && !self.unremoved
     }
 
     /// Whether a ledger file of that sequence was written by this process, if it is authentic.

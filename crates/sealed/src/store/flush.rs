@@ -60,7 +60,7 @@ impl Shared {
         self.place.guard()?;
         let wanted = self.book().version();
         let mut flushing = self.flushing.lock().await;
-        if self.book().has_stored(wanted) {
+        if self.book().is_done(wanted) {
             return Ok(());
         }
         self.store(&mut flushing).await
@@ -94,7 +94,9 @@ impl Shared {
         self.book().stored(&snapshot);
         let cost = self.clock.elapsed().saturating_sub(started);
         self.flush_micros.store(u64::try_from(cost.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.remove_deleted(&snapshot).await
+        let removed = self.remove_deleted(&snapshot).await;
+        self.book().unremoved = removed.is_err();
+        removed
     }
 
     /// The etag of the stored ledger, when a write of this process put it there without being told.
@@ -148,7 +150,7 @@ impl Shared {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         {
             let mut book = self.book();
-            if book.planned || book.has_stored(book.version()) {
+            if book.planned || book.is_done(book.version()) {
                 return;
             }
             book.planned = true;

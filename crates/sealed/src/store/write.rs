@@ -5,7 +5,7 @@
 //!   sequence tells that it is newer.
 //! - over another one: store the intent, write the file, settle, store again. So an acknowledged
 //!   overwrite cannot be taken back unnoticed, and one that was cut short fits the intent.
-//! - delete: hide; later store that it may be absent, remove the file, forget (see `flush`).
+//! - delete: hide; store that it may be absent, remove the file, forget (see `flush`).
 //!
 //! Invariant: all of it happens in the path's turn.
 
@@ -19,7 +19,7 @@ use super::book::Found;
 use super::header::file_len;
 use super::ledger::Version;
 use super::{Shared, object_path};
-use crate::error::{Change, permanent};
+use crate::error::{Change, lock_error, permanent, refused};
 use crate::scope::ScopeKey;
 
 /// What is at a path when its turn to be written comes.
@@ -129,7 +129,46 @@ impl Shared {
         }
     }
 
-    pub(super) async fn delete(self: &Arc<Self>, location: &Path) -> Result<()> {
+    /// Deletes a batch; the results are in its order.
+    pub(super) async fn delete(self: &Arc<Self>, batch: Vec<Result<Path>>) -> Vec<Result<Path>> {
+        let mut results = Vec::with_capacity(batch.len());
+        let mut hidden = false;
+        for location in batch {
+            let result = match location {
+                Ok(location) => self.hide(&location).await.map(|()| location),
+                Err(error) => Err(error),
+            };
+            hidden |= result.is_ok();
+            results.push(result);
+        }
+        if self.lazy_deletes {
+            if hidden {
+                self.plan_flush();
+            }
+            return results;
+        }
+        // Also when another one hid it before: it may still be on its way.
+        let flushed = self.flush().await;
+        self.plan_flush();
+        let check = |result: Result<Path>| {
+            let path = match &result {
+                Ok(location) => location.as_ref(),
+                Err(Error::NotFound { path, .. }) => path.as_str(),
+                Err(_) => return result,
+            };
+            if self.book().find(path) != Found::Deleting {
+                return result;
+            }
+            Err(match &flushed {
+                Err(error) => not_removed(path, error.to_string(), lock_error(error)),
+                Ok(()) => not_removed(path, "its file is still there".to_owned(), None),
+            })
+        };
+        results.into_iter().map(check).collect()
+    }
+
+    /// Hides an object from readers; its file goes with the next write of the ledger.
+    async fn hide(self: &Arc<Self>, location: &Path) -> Result<()> {
         let path = object_path(location)?;
         self.place.guard()?;
         self.ready().await?;
@@ -141,8 +180,16 @@ impl Shared {
             });
         }
         self.open_files.forget(path);
-        self.plan_flush();
         Ok(())
+    }
+}
+
+fn not_removed(path: &str, why: String, locked: Option<claviger_core::Error>) -> Error {
+    match locked {
+        Some(locked) => refused(locked),
+        None => {
+            Error::Generic { store: "sealed", source: format!("{path} could not be removed: {why}").into() }
+        }
     }
 }
 
