@@ -127,8 +127,9 @@ def test_k3_a_key_without_a_grant_is_refused_and_the_agent_and_role_named(keys, 
 
 
 def test_k3_half_a_grant_is_none(keys, bigtable, unique):
-    for role in ["roles/cloudkms.cryptoKeyEncrypter", "roles/cloudkms.cryptoKeyDecrypter", "roles/cloudkms.admin"]:
-        key = keys.key(f"k-{role[-9:]}", grant=False)
+    roles = ["cryptoKeyEncrypter", "cryptoKeyDecrypter", "admin", "viewer"]
+    for role in [f"roles/cloudkms.{role}" for role in roles]:
+        key = keys.key(f"k-{role[15:]}", grant=False)
         keys.grant(key, role=role)
         with refused(("FAILED_PRECONDITION", "PERMISSION_DENIED")):
             bigtable.create_instance(unique("i"), key=key)
@@ -316,7 +317,7 @@ def test_b8_from_disable_to_the_last_successful_request_is_at_most_a_second(prot
 
 
 def test_b8_a_scan_under_way_stops_when_its_key_goes(protected, keys):
-    """48 MiB, read slowly: far more than the buffers between server and client hold."""
+    """48 MiB, of which the client takes nothing for a second: far more than all buffers on the way hold."""
     bigtable, table, key = protected
     for part in range(12):
         entries = [(b"%02d-%02d" % (part, n), [set_cell("f", b"q", 0, bytes(65_536))]) for n in range(64)]
@@ -325,13 +326,12 @@ def test_b8_a_scan_under_way_stops_when_its_key_goes(protected, keys):
     for _ in range(3):
         next(stream)
     keys.disable(key)
-    disabled = time.monotonic()
+    time.sleep(LOCK_WITHIN)
     count = 0
     with locked("FAILED_PRECONDITION", "is disabled"):
         for _ in stream:
             count += 1
     assert count < 12 * 64 - 100
-    assert time.monotonic() - disabled < LOCK_WITHIN + 1
     keys.enable(key)
     assert len(eventually(lambda: bigtable.keys(table))) == 12 * 64 + 1
 

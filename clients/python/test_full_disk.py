@@ -8,7 +8,8 @@ import time
 
 import pytest
 from harness.bigtable import Bigtable, set_cell
-from harness.errors import describe
+from harness.errors import describe, refused
+from harness.kms import Keys
 from harness.server import Server
 
 MIB = 1 << 20
@@ -108,5 +109,45 @@ def test_killed_on_a_full_disk_nothing_acknowledged_is_lost(small_disk, tmp_path
         got = rows(bigtable, table)
         assert all(got.get(key) == value for key, value in acknowledged.items())
         bigtable.put(table, b"after")
+    finally:
+        server.stop()
+
+
+def test_a_full_disk_of_the_kms_refuses_key_operations_and_serves_rows(small_disk, tmp_path):
+    """No use of a key without its audit entry; what runs on cached keys goes on."""
+    server = Server(tmp_path / "server", data_dir=tmp_path / "data", kms_dir=small_disk / "keys").start()
+    try:
+        keys, bigtable = Keys(server, "p1"), Bigtable(server.address, "p1")
+        key = keys.key("k")
+        table = bigtable.create_table(bigtable.create_instance("instance-1", key=key), "t")
+        bigtable.put(table, b"r")
+        with open(small_disk / "ballast", "wb", buffering=0) as ballast:
+            try:
+                while ballast.write(bytes(MIB)) == MIB:
+                    pass
+            except OSError:
+                pass
+        for use in (
+            lambda: keys.client.encrypt(name=key, plaintext=b"x", retry=None, timeout=20),
+            lambda: keys.key("k2", grant=False),
+            lambda: keys.rotate(key),
+        ):
+            with refused("RESOURCE_EXHAUSTED"):
+                use()
+        bigtable.put(table, b"s")
+        assert bigtable.keys(table) == [b"r", b"s"]
+        (small_disk / "ballast").unlink()
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                sealed = keys.client.encrypt(name=key, plaintext=b"x", retry=None, timeout=20).ciphertext
+                break
+            except Exception:
+                assert time.monotonic() < deadline, "no key operation works although there is space again"
+                time.sleep(0.2)
+        assert keys.client.decrypt(name=key, ciphertext=sealed).plaintext == b"x"
+        server.restart(kill=True)
+        assert Bigtable(server.address, "p1").keys(table) == [b"r", b"s"]
+        assert Keys(server, "p1").client.decrypt(name=key, ciphertext=sealed).plaintext == b"x"
     finally:
         server.stop()

@@ -47,6 +47,10 @@ enum Command {
     Ready(ready::Options),
 }
 
+/// Requests make and drop many small buffers on several threads; see docs/adr/0006.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {

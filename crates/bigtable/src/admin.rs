@@ -25,7 +25,11 @@ impl Bigtable {
     /// was cut short after them, the bytes on disk open to nobody.
     async fn shred(&self, scopes: Vec<ScopeId>) -> Result<()> {
         for id in scopes {
-            let tablet = self.tablets().remove(id.as_str());
+            let tablet = {
+                let mut tablets = self.tablets();
+                tablets.by_table.retain(|_, tablet| tablet.id() != &id);
+                tablets.by_scope.remove(id.as_str())
+            };
             self.forget_key(&id).await?;
             if let Some(tablet) = tablet {
                 tablet.discard().await;
@@ -55,7 +59,13 @@ impl Bigtable {
 
     /// Removes tablets that no table has: a crash came between the record and the files.
     pub(crate) async fn remove_orphans(&self) -> Result<()> {
-        let known: std::collections::HashSet<String> = self.catalog.all_tables().iter().flat_map(|t| scopes(t)).map(|id| id.as_str().to_owned()).collect();
+        let known: std::collections::HashSet<String> = self
+            .catalog
+            .all_tables()
+            .iter()
+            .flat_map(|t| scopes(t))
+            .map(|id| id.as_str().to_owned())
+            .collect();
         let listed = self
             .shared
             .files

@@ -110,6 +110,18 @@ impl Catalog {
         Ok(())
     }
 
+    /// Notes that the tablet of a scope has files from now on. A table that is gone needs no note.
+    pub(crate) async fn mark_opened(&self, table: &TableName, scope: &str) -> Result<()> {
+        let right = self.change().await;
+        let Ok(found) = self.table(table) else { return Ok(()) };
+        let mut table = Table::clone(&found);
+        match table.tablets.values_mut().find(|tablet| tablet.scope == scope) {
+            Some(tablet) => tablet.opened = true,
+            None => return Ok(()),
+        }
+        self.apply(&right, vec![Change::Table(table)]).await
+    }
+
     fn seen(&self) -> std::sync::RwLockReadGuard<'_, Seen> {
         self.seen.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use claviger_core::{Clock, Timestamp};
 use slatedb::{
-    CompactionFilter, CompactionFilterDecision, CompactionFilterError, CompactionFilterSupplier, CompactionJobContext,
-    RowEntry, ValueDeletable,
+    CompactionFilter, CompactionFilterDecision, CompactionFilterError, CompactionFilterSupplier,
+    CompactionJobContext, RowEntry, ValueDeletable,
 };
 
 use crate::model::Families;
@@ -55,7 +55,9 @@ impl Collect {
         let kind = if whole_row { ValueDeletable::Value } else { ValueDeletable::Merge };
         Ok(match collect(stored, &self.families, self.now, whole_row)? {
             // A merge operand that turned out to be the whole row is written as one, so that reads stop there.
-            Collected::Unchanged if whole_row && !is_value => CompactionFilterDecision::Modify(kind(stored.clone())),
+            Collected::Unchanged if whole_row && !is_value => {
+                CompactionFilterDecision::Modify(kind(stored.clone()))
+            }
             Collected::Unchanged => CompactionFilterDecision::Keep,
             Collected::Changed(row) => CompactionFilterDecision::Modify(kind(row)),
             Collected::NoOp => CompactionFilterDecision::Drop,

@@ -19,16 +19,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use claviger_cmek::Manager;
-use claviger_core::names::CryptoKeyName;
+use claviger_core::names::{CryptoKeyName, TableName};
 use claviger_core::{Caller, Clock, Result};
 use claviger_sealed::Records;
 use claviger_sealed::engine::BlockCache;
+use futures::StreamExt;
 use object_store::ObjectStore;
 
 pub use admin::clusters::{ClusterChange, ClusterSpec};
 pub use admin::instances::{InstanceChange, InstanceSpec};
-pub use admin::tables::{Encryption, FamilyChange, KeyInUse, RowDrop, TableSpec};
 pub use admin::profiles::ProfileSpec;
+pub use admin::tables::{Encryption, FamilyChange, KeyInUse, RowDrop, TableSpec};
 pub use catalog::Catalog;
 pub use data::read::{ReadAnswer, ReadEvent, ReadRequest, ReadStats};
 pub use data::rmw::{CheckAndMutate, ReadModifyWrite};
@@ -39,6 +40,8 @@ use tablet::{RowLocks, Shared, Tablet};
 
 /// How long a tablet stays open after its last use.
 const IDLE: Duration = Duration::from_secs(60);
+/// Tablets that are closed at the same time when the process ends.
+const CLOSED_AT_ONCE: usize = 32;
 /// How often idle tablets are looked for.
 const IDLE_CHECK: Duration = Duration::from_secs(15);
 
@@ -88,12 +91,20 @@ impl fmt::Debug for Config {
     }
 }
 
+/// The tablets that were used since the start, open or not.
+#[derive(Default)]
+struct Tablets {
+    by_scope: HashMap<String, Arc<Tablet>>,
+    /// What a request looks up. A table that was dropped or emptied is not here.
+    by_table: HashMap<TableName, Arc<Tablet>>,
+}
+
 /// The store; see the crate's text.
 pub struct Bigtable {
-    catalog: Catalog,
+    catalog: Arc<Catalog>,
     shared: Arc<Shared>,
     directory: Arc<dyn KeyDirectory>,
-    tablets: RwLock<HashMap<String, Arc<Tablet>>>,
+    tablets: RwLock<Tablets>,
 }
 
 impl fmt::Debug for Bigtable {
@@ -108,7 +119,9 @@ impl Bigtable {
     /// # Errors
     /// `DataLoss` when the catalog is not what was written.
     pub async fn open(config: Config) -> Result<Arc<Self>> {
+        let catalog = Arc::new(Catalog::open(config.records).await?);
         let shared = Arc::new(Shared {
+            catalog: catalog.clone(),
             files: config.files,
             keys: config.keys,
             cache: Arc::new(BlockCache::new(config.cache_bytes)),
@@ -116,7 +129,6 @@ impl Bigtable {
             row_locks: RowLocks::new(),
             room: config.room,
         });
-        let catalog = Catalog::open(config.records).await?;
         let store = Self { catalog, shared, directory: config.directory, tablets: RwLock::default() };
         store.remove_orphans().await?;
         Ok(Arc::new(store))
@@ -140,16 +152,15 @@ impl Bigtable {
 
     /// Makes all durable and closes every tablet.
     pub async fn close(&self) {
-        for tablet in self.open_tablets() {
-            tablet.close().await;
-        }
+        let tablets = futures::stream::iter(self.open_tablets());
+        tablets.for_each_concurrent(CLOSED_AT_ONCE, async |tablet| tablet.close().await).await;
     }
 
-    fn tablets(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<String, Arc<Tablet>>> {
+    fn tablets(&self) -> std::sync::RwLockWriteGuard<'_, Tablets> {
         self.tablets.write().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn open_tablets(&self) -> Vec<Arc<Tablet>> {
-        self.tablets().values().cloned().collect()
+        self.tablets().by_scope.values().cloned().collect()
     }
 }

@@ -5,11 +5,12 @@
 //! no file and no memory beyond this struct.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, Weak};
 use std::time::Duration;
 
 use claviger_cmek::{Lock, Manager, Scope};
+use claviger_core::names::TableName;
 use claviger_core::{Clock, Error, ErrorKind, Result};
 use claviger_sealed::engine::{BlockCache, Engine, EngineOptions};
 use claviger_sealed::scope::ScopeId;
@@ -18,6 +19,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use tokio::sync::{Mutex, RwLockReadGuard, RwLockWriteGuard, watch};
 
+use crate::catalog::{Catalog, TabletRecord};
 use crate::compaction::CollectGarbage;
 use crate::model::{Families, RowMergeOperator};
 
@@ -38,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) keys: Arc<Manager>,
     pub(crate) cache: Arc<BlockCache>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) row_locks: RowLocks,
     pub(crate) room: RoomCheck,
 }
@@ -64,6 +67,9 @@ impl RowLocks {
 /// One tablet, open or not. There is one of it for a scope, so that no two databases open its files.
 pub(crate) struct Tablet {
     id: ScopeId,
+    table: TableName,
+    /// Whether it was ever opened, so that its files must be there.
+    opened: AtomicBool,
     shared: Arc<Shared>,
     schema: Arc<RwLock<Arc<Families>>>,
     open: RwLock<Option<Arc<OpenTablet>>>,
@@ -107,9 +113,16 @@ impl OpenTablet {
 }
 
 impl Tablet {
-    pub(crate) fn new(id: ScopeId, schema: Arc<Families>, shared: Arc<Shared>) -> Arc<Self> {
+    pub(crate) fn new(
+        table: TableName,
+        record: &TabletRecord,
+        schema: Arc<Families>,
+        shared: Arc<Shared>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            id,
+            id: ScopeId::new(&record.scope),
+            table,
+            opened: AtomicBool::new(record.opened),
             shared,
             schema: Arc::new(RwLock::new(schema)),
             open: RwLock::new(None),
@@ -117,6 +130,10 @@ impl Tablet {
             salt: rand::random(),
             used: AtomicU64::new(0),
         })
+    }
+
+    pub(crate) fn id(&self) -> &ScopeId {
+        &self.id
     }
 
     /// The table's families as they are now.
@@ -137,7 +154,10 @@ impl Tablet {
     /// Waits until nobody changes any of the rows after reading it, and keeps it so; others may write
     /// to the rows at the same time. Locks are taken in their order, so that no two requests wait for
     /// each other.
-    pub(crate) async fn share_rows<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> Vec<RwLockReadGuard<'_, ()>> {
+    pub(crate) async fn share_rows<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k [u8]>,
+    ) -> Vec<RwLockReadGuard<'_, ()>> {
         let mut locks: Vec<_> = keys.map(|key| self.row_lock(key)).collect();
         locks.sort_unstable();
         locks.dedup();
@@ -150,7 +170,8 @@ impl Tablet {
 
     fn row_lock(&self, row_key: &[u8]) -> usize {
         // FNV-1a: what matters is that it is quick.
-        let hash = row_key.iter().fold(self.salt, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3));
+        let hash =
+            row_key.iter().fold(self.salt, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0000_0100_0000_01b3));
         usize::try_from(hash % ROW_LOCKS as u64).unwrap_or(0)
     }
 
@@ -196,20 +217,31 @@ impl Tablet {
             Path::from(self.id.as_str()),
             scope.keys(),
             self.shared.clock.clone(),
-            SealedOptions::default(),
+            SealedOptions {
+                must_exist: self.opened.load(Ordering::Relaxed),
+                lazy_deletes: true,
+                ..SealedOptions::default()
+            },
         )
         .await
         .map_err(|e| locked_or(&scope, e))?;
         let store = Arc::new(store);
         let options = EngineOptions {
             merge_operator: Some(Arc::new(RowMergeOperator)),
-            compaction_filter: Some(Arc::new(CollectGarbage::new(self.schema.clone(), self.shared.clock.clone()))),
+            compaction_filter: Some(Arc::new(CollectGarbage::new(
+                self.schema.clone(),
+                self.shared.clock.clone(),
+            ))),
             cache: Some(self.shared.cache.clone()),
             memtable_bytes: MEMTABLE_BYTES,
             max_unflushed_bytes: MAX_UNFLUSHED_BYTES,
         };
         let engine =
             Engine::open(store.clone(), DATABASE, options).await.map_err(|e| locked_or(&scope, e))?;
+        if !self.opened.load(Ordering::Relaxed) {
+            self.shared.catalog.mark_opened(&self.table, self.id.as_str()).await?;
+            self.opened.store(true, Ordering::Relaxed);
+        }
         let open = Arc::new(OpenTablet { engine, store, scope: scope.clone() });
         lock.mark_changed();
         tokio::spawn(drop_when_locked(Arc::downgrade(self), Arc::downgrade(&open), lock));
@@ -274,11 +306,7 @@ async fn close(open: &OpenTablet, id: &ScopeId) {
 }
 
 /// Waits for the key to go, then drops what was decrypted with it.
-async fn drop_when_locked(
-    tablet: Weak<Tablet>,
-    open: Weak<OpenTablet>,
-    mut lock: watch::Receiver<Lock>,
-) {
+async fn drop_when_locked(tablet: Weak<Tablet>, open: Weak<OpenTablet>, mut lock: watch::Receiver<Lock>) {
     loop {
         if *lock.borrow_and_update() == Lock::Locked {
             let Some(open) = open.upgrade() else { return };
@@ -298,4 +326,3 @@ async fn drop_when_locked(
         }
     }
 }
-

@@ -23,6 +23,10 @@ use crate::args::{Cli, Command};
 use crate::client::Session;
 use crate::failure::Failure;
 
+/// Requests make and drop many small buffers on several threads; see docs/adr/0006.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {

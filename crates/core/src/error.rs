@@ -134,7 +134,12 @@ impl Error {
 
     /// Adds a [`Violation`].
     #[must_use]
-    pub fn violating(mut self, kind: &str, subject: impl Into<String>, description: impl Into<String>) -> Self {
+    pub fn violating(
+        mut self,
+        kind: &str,
+        subject: impl Into<String>,
+        description: impl Into<String>,
+    ) -> Self {
         let (subject, description) = (subject.into(), description.into());
         self.0.violations.push(Violation { kind: kind.to_owned(), subject, description });
         self

@@ -197,7 +197,9 @@ pub fn region_of_zone(zone: &str) -> Result<&str> {
         {
             Ok(region)
         }
-        _ => Err(Error::invalid(format!("'{zone}' is not a zone: expected a region and a letter, as in us-east1-b"))),
+        _ => Err(Error::invalid(format!(
+            "'{zone}' is not a zone: expected a region and a letter, as in us-east1-b"
+        ))),
     }
 }
 
@@ -220,8 +222,16 @@ mod tests {
 
     #[test]
     fn names_of_another_shape_are_refused_with_the_shape() {
-        for text in ["", "projects/", "projects/p/instances", "projects/p/instances/i/", "projects/p/instances/../tables/t",
-            "projects/p/instances/i/tables/a b", "projects/p/instances/i/tables/t/x", "/projects/p/instances/i/tables/t"] {
+        for text in [
+            "",
+            "projects/",
+            "projects/p/instances",
+            "projects/p/instances/i/",
+            "projects/p/instances/../tables/t",
+            "projects/p/instances/i/tables/a b",
+            "projects/p/instances/i/tables/t/x",
+            "/projects/p/instances/i/tables/t",
+        ] {
             let error = TableName::parse(text).unwrap_err();
             assert!(error.message().contains(TableName::SHAPE), "{error}");
         }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use claviger_core::{Error, Result};
+use claviger_core::Result;
 use object_store::ObjectStore;
 use slatedb::config::{
     CloseOptions, CompactionWorkerOptions, CompactorOptions, DurabilityLevel,

@@ -16,7 +16,6 @@ use claviger_proto::google::cloud::location::locations_server::LocationsServer;
 use claviger_proto::google::cloud::resourcemanager::v3::projects_server::ProjectsServer;
 use claviger_proto::google::iam::v1::iam_policy_server::IamPolicyServer;
 use claviger_proto::google::longrunning::operations_server::OperationsServer;
-use claviger_sealed::LocalStore;
 use tonic::service::Routes;
 
 use crate::bigtable::{DataApi, InstanceAdminApi, TableAdminApi};
@@ -27,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::operations::OperationsApi;
 use crate::projects::ProjectsApi;
 use crate::rest::Rest;
-use crate::run::Services;
+use crate::run::{Services, open_dir};
 
 /// Opens the KMS in its own directory.
 pub(crate) async fn open_kms(config: &ServeConfig, clock: Arc<dyn Clock>) -> Result<Arc<Kms>> {
@@ -39,14 +38,16 @@ pub(crate) async fn open_kms(config: &ServeConfig, clock: Arc<dyn Clock>) -> Res
         (None, Some(file)) => RootSecret::Passphrase(first_line(&secret(file)?)),
         (None, None) => RootSecret::Local,
     };
-    let store = Arc::new(LocalStore::open(config.kms_dir()).await?);
-    let kms = KmsConfig { root, min_destroy_duration: config.kms_min_destroy_duration, ..KmsConfig::default() };
+    let store = Arc::new(open_dir(&config.kms_dir()).await?);
+    let kms =
+        KmsConfig { root, min_destroy_duration: config.kms_min_destroy_duration, ..KmsConfig::default() };
     Kms::open(kms, store, clock).await
 }
 
 fn secret(file: &Path) -> Result<SecretBytes> {
     let read = std::fs::read(file);
-    read.map(SecretBytes::new).map_err(|e| Error::precondition(format!("cannot read {}: {e}", file.display())))
+    read.map(SecretBytes::new)
+        .map_err(|e| Error::precondition(format!("cannot read {}: {e}", file.display())))
 }
 
 fn first_line(secret: &SecretBytes) -> SecretBytes {
@@ -65,7 +66,7 @@ impl Front {
         routes.add_service(ProjectsServer::new(ProjectsApi::new(services.kms.clone())));
         if let Some(data) = &services.data {
             let (store, operations) = (data.bigtable.clone(), data.operations.clone());
-            let rows = BigtableServer::new(DataApi { store: store.clone() })
+            let rows = BigtableServer::new(DataApi { store: store.clone(), clock: services.clock.clone() })
                 .max_decoding_message_size(limits::REQUEST_BYTES)
                 .max_encoding_message_size(limits::REQUEST_BYTES);
             routes.add_service(rows);

@@ -43,7 +43,11 @@ impl Front {
         let answered = AssertUnwindSafe(self.route(request)).catch_unwind().await;
         answered.unwrap_or_else(|_| {
             tracing::error!("a request made its handler panic");
-            if grpc { grpc_error("13", "internal error") } else { plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n") }
+            if grpc {
+                grpc_error("13", "internal error")
+            } else {
+                plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
+            }
         })
     }
 
@@ -71,7 +75,9 @@ fn is_grpc(request: &Request<Body>) -> bool {
 fn plain(status: StatusCode, text: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
@@ -95,7 +101,8 @@ fn with_sentence(path: &str, answered: Result<Response<Body>, Infallible>) -> Re
     if !bare {
         return response;
     }
-    let method: String = path.trim_start_matches('/').chars().filter(char::is_ascii_graphic).take(200).collect();
+    let method: String =
+        path.trim_start_matches('/').chars().filter(char::is_ascii_graphic).take(200).collect();
     grpc_error("12", &format!("{method} is not built in this server."))
 }
 
@@ -108,7 +115,11 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 ///
 /// # Errors
 /// When the listener fails.
-pub(crate) async fn serve(listener: TcpListener, front: Front, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    front: Front,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http2()

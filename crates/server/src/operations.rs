@@ -45,7 +45,12 @@ impl Operations {
     }
 
     /// Stores an operation that is done. `resource` becomes part of its name.
-    pub(crate) async fn done(&self, resource: &str, metadata: &impl Any, response: &impl Any) -> Result<lro::Operation> {
+    pub(crate) async fn done(
+        &self,
+        resource: &str,
+        metadata: &impl Any,
+        response: &impl Any,
+    ) -> Result<lro::Operation> {
         let mut next = self.next.lock().await;
         let number = *next;
         let operation = lro::Operation {
@@ -122,7 +127,8 @@ impl lro::operations_server::Operations for OperationsApi {
         request: Request<lro::ListOperationsRequest>,
     ) -> Result<Response<lro::ListOperationsResponse>, Status> {
         let request = request.into_inner();
-        let all = self.0.records.scan::<String>(&format!("{PREFIX}{}/", request.name)).await.map_err(status)?;
+        let all =
+            self.0.records.scan::<String>(&format!("{PREFIX}{}/", request.name)).await.map_err(status)?;
         let mut operations = Vec::new();
         for (key, _) in all {
             operations.push(self.0.get(key.trim_start_matches(PREFIX)).await.map_err(status)?);

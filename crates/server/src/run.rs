@@ -92,7 +92,9 @@ fn check(config: ServeConfig) -> Result<ServeConfig> {
         }
     }
     if !config.services.iter().any(|service| service == "kms") {
-        return Err(Error::unimplemented("a server without the service kms needs --kms, which is not built yet"));
+        return Err(Error::unimplemented(
+            "a server without the service kms needs --kms, which is not built yet",
+        ));
     }
     Ok(config)
 }
@@ -148,9 +150,12 @@ impl Services {
 
 impl Data {
     async fn open(config: &ServeConfig, kms: Arc<Kms>, clock: Arc<dyn Clock>) -> Result<Self> {
-        let disk = Arc::new(LocalStore::open(&config.data_dir).await?);
+        let disk = Arc::new(open_dir(&config.data_dir).await?);
         let files: Arc<dyn ObjectStore> = disk.clone();
         let (key, agent) = managed(&kms, Service::Platform, PLATFORM_REGION).await?;
+        // Where tables are, a catalog was: an empty one in its place would have them removed as left over.
+        let tablets = files.list_with_delimiter(Some(&Path::from("bigtable"))).await;
+        let has_tablets = !tablets.map_err(claviger_sealed::from_store)?.common_prefixes.is_empty();
         let platform_key = claviger_cmek::platform::open(
             kms.as_ref(),
             &key,
@@ -166,7 +171,7 @@ impl Data {
                 Path::from(PLATFORM),
                 Arc::new(platform_key),
                 clock.clone(),
-                SealedOptions::default(),
+                SealedOptions { must_exist: has_tablets, lazy_deletes: true, ..SealedOptions::default() },
             )
             .await?,
         );
@@ -197,6 +202,14 @@ impl Data {
     }
 }
 
+/// Takes a directory into use, or says which one it was and why not.
+pub(crate) async fn open_dir(dir: &std::path::Path) -> Result<LocalStore> {
+    LocalStore::open(dir).await.map_err(|error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Error::new(error.kind(), format!("{}: {error}{cause}", dir.display())).because(error)
+    })
+}
+
 /// A key that Claviger manages, and who may use it.
 async fn managed(kms: &Kms, service: Service, region: &str) -> Result<(CryptoKeyName, Caller)> {
     let key = kms.managed_key(service, region).await?;
@@ -219,6 +232,9 @@ impl KeyDirectory for Directory {
 
     async fn try_key(&self, caller: &Caller, key: &CryptoKeyName) -> Result<()> {
         let probe = SecretBytes::new(b"claviger".to_vec());
-        self.0.encrypt(caller, key, &probe, b"claviger key trial").await.map(drop)
+        // Both halves: a key that only encrypts would lock its data in.
+        let aad = b"claviger key trial";
+        let sealed = self.0.encrypt(caller, key, &probe, aad).await?;
+        self.0.decrypt(caller, key, &sealed.ciphertext, aad).await.map(drop)
     }
 }

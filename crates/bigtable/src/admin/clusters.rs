@@ -44,8 +44,9 @@ impl Bigtable {
         now: Timestamp,
     ) -> Result<Cluster> {
         ids::cluster(name.cluster())?;
-        let region = region_of_zone(&spec.zone)
-            .map_err(|e| Error::invalid_field(format!("clusters[{}].location", name.cluster()), e.message()))?;
+        let region = region_of_zone(&spec.zone).map_err(|e| {
+            Error::invalid_field(format!("clusters[{}].location", name.cluster()), e.message())
+        })?;
         if let Some(key) = &spec.kms_key {
             self.check_key(name.project(), key, region, &spec.zone).await?;
         }

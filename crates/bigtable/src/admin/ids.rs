@@ -3,7 +3,14 @@
 use claviger_core::{Error, Result};
 
 /// Checks an id: its length, its first character and the others.
-fn check(field: &str, id: &str, chars: (usize, usize), first: fn(char) -> bool, rest: fn(char) -> bool, rule: &str) -> Result<()> {
+fn check(
+    field: &str,
+    id: &str,
+    chars: (usize, usize),
+    first: fn(char) -> bool,
+    rest: fn(char) -> bool,
+    rule: &str,
+) -> Result<()> {
     let fits = (chars.0..=chars.1).contains(&id.chars().count())
         && id.chars().next().is_some_and(first)
         && id.chars().all(rest);
@@ -27,19 +34,47 @@ fn word_or_dash(c: char) -> bool {
 }
 
 pub(super) fn instance(id: &str) -> Result<()> {
-    check("instance_id", id, (6, 33), lower, lower_or_dash, "6 to 33 lower-case letters, digits and dashes, a letter first")
+    check(
+        "instance_id",
+        id,
+        (6, 33),
+        lower,
+        lower_or_dash,
+        "6 to 33 lower-case letters, digits and dashes, a letter first",
+    )
 }
 
 pub(super) fn cluster(id: &str) -> Result<()> {
-    check("cluster_id", id, (6, 30), lower, lower_or_dash, "6 to 30 lower-case letters, digits and dashes, a letter first")
+    check(
+        "cluster_id",
+        id,
+        (6, 30),
+        lower,
+        lower_or_dash,
+        "6 to 30 lower-case letters, digits and dashes, a letter first",
+    )
 }
 
 pub(super) fn table(id: &str) -> Result<()> {
-    check("table_id", id, (1, 50), word, word_or_dash, "1 to 50 letters, digits, '_', '-' and '.', a letter, digit or '_' first")
+    check(
+        "table_id",
+        id,
+        (1, 50),
+        word,
+        word_or_dash,
+        "1 to 50 letters, digits, '_', '-' and '.', a letter, digit or '_' first",
+    )
 }
 
 pub(super) fn profile(id: &str) -> Result<()> {
-    check("app_profile_id", id, (1, 50), word, word_or_dash, "1 to 50 letters, digits, '_', '-' and '.', a letter, digit or '_' first")
+    check(
+        "app_profile_id",
+        id,
+        (1, 50),
+        word,
+        word_or_dash,
+        "1 to 50 letters, digits, '_', '-' and '.', a letter, digit or '_' first",
+    )
 }
 
 /// Labels of an instance: at most 64, keys of 1 to 63 and values of at most 63 characters.
@@ -49,10 +84,20 @@ pub(super) fn labels<'a>(labels: impl Iterator<Item = (&'a String, &'a String)>)
         count += 1;
         let fits = |text: &str| {
             text.chars().count() <= 63
-                && text.chars().all(|c| c.is_lowercase() || c.is_numeric() || matches!(c, '_' | '-') || (c.is_alphabetic() && !c.is_uppercase()))
+                && text.chars().all(|c| {
+                    c.is_lowercase()
+                        || c.is_numeric()
+                        || matches!(c, '_' | '-')
+                        || (c.is_alphabetic() && !c.is_uppercase())
+                })
         };
         if key.is_empty() || !fits(key) || !fits(value) {
-            return Err(Error::invalid_field("instance.labels", format!("label '{key}': keys and values are at most 63 lower-case letters, digits, '_' and '-', and a key is not empty")));
+            return Err(Error::invalid_field(
+                "instance.labels",
+                format!(
+                    "label '{key}': keys and values are at most 63 lower-case letters, digits, '_' and '-', and a key is not empty"
+                ),
+            ));
         }
     }
     if count > 64 {

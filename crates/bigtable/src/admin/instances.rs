@@ -59,7 +59,9 @@ impl Bigtable {
             if given.is_empty() {
                 Error::invalid_field("clusters", "an instance needs a cluster")
             } else {
-                Error::unimplemented("This server has no replication yet: create the instance with one cluster.")
+                Error::unimplemented(
+                    "This server has no replication yet: create the instance with one cluster.",
+                )
             }
         })?;
         let now = self.shared.clock.now();
@@ -79,7 +81,10 @@ impl Bigtable {
             etag: now.micros().to_string(),
         };
         self.catalog
-            .apply(&right, vec![Change::Instance(instance), Change::Cluster(cluster), Change::Profile(profile)])
+            .apply(
+                &right,
+                vec![Change::Instance(instance), Change::Cluster(cluster), Change::Profile(profile)],
+            )
             .await?;
         self.catalog.instance(&name)
     }
@@ -88,7 +93,11 @@ impl Bigtable {
     ///
     /// # Errors
     /// `NotFound`, or `InvalidArgument` that names the field.
-    pub async fn update_instance(&self, name: &InstanceName, change: InstanceChange) -> Result<Arc<Instance>> {
+    pub async fn update_instance(
+        &self,
+        name: &InstanceName,
+        change: InstanceChange,
+    ) -> Result<Arc<Instance>> {
         if let Some(labels) = &change.labels {
             ids::labels(labels.iter())?;
         }
@@ -116,6 +125,7 @@ impl Bigtable {
             return Err(Error::precondition(format!("Table {} is protected from deletion.", table.name)));
         }
         self.catalog.apply(&right, vec![Change::DropInstance(name.clone())]).await?;
+        self.tablets().by_table.retain(|table, _| table.instance_name() != *name);
         drop(right);
         self.shred(tables.iter().flat_map(|table| scopes(table)).collect()).await
     }

@@ -62,7 +62,7 @@ pub enum KeyInUse {
     /// One that Claviger keeps.
     Managed,
     /// One of the customer's, as it was last seen.
-    Customer(Status),
+    Customer(Box<Status>),
 }
 
 impl Bigtable {
@@ -71,7 +71,12 @@ impl Bigtable {
     /// # Errors
     /// `NotFound` for the instance, `AlreadyExists`, `InvalidArgument` for an id, a family or a rule, and
     /// the key's refusal.
-    pub async fn create_table(&self, instance: &InstanceName, id: &str, spec: TableSpec) -> Result<Arc<Table>> {
+    pub async fn create_table(
+        &self,
+        instance: &InstanceName,
+        id: &str,
+        spec: TableSpec,
+    ) -> Result<Arc<Table>> {
         ids::table(id)?;
         let name = TableName::new(instance.project(), instance.instance(), id)?;
         if spec.families.len() > MAX_FAMILIES {
@@ -89,7 +94,7 @@ impl Bigtable {
         let mut tablets = BTreeMap::new();
         for cluster in self.catalog.clusters(instance) {
             let scope = self.create_scope(&cluster, &name).await?;
-            tablets.insert(cluster.name.cluster().to_owned(), TabletRecord { scope: scope.as_str().to_owned() });
+            tablets.insert(cluster.name.cluster().to_owned(), TabletRecord::new(scope.as_str()));
         }
         let mut table = Table {
             name: name.clone(),
@@ -140,12 +145,15 @@ impl Bigtable {
                     (id.clone(), table.families.iter().position(|family| *family.name == **id))
                 }
             };
-            let missing = || Error::not_found(format!("Requested column family not found: '{id}' in table {name}"));
+            let missing =
+                || Error::not_found(format!("Requested column family not found: '{id}' in table {name}"));
             match change {
                 FamilyChange::Create(_, gc) => {
                     check_family_name(&id)?;
                     if at.is_some() {
-                        return Err(Error::already_exists(format!("Column family already exists: '{id}' in table {name}")));
+                        return Err(Error::already_exists(format!(
+                            "Column family already exists: '{id}' in table {name}"
+                        )));
                     }
                     table.add_family(&id, gc);
                 }
@@ -175,7 +183,7 @@ impl Bigtable {
         let scopes = scopes(&table);
         self.catalog.apply(right, vec![Change::Table(table)]).await?;
         for id in scopes {
-            if let Some(tablet) = self.tablets().get(id.as_str()) {
+            if let Some(tablet) = self.tablets().by_scope.get(id.as_str()) {
                 tablet.set_schema(schema.clone());
             }
         }
@@ -193,6 +201,7 @@ impl Bigtable {
             return Err(Error::precondition(format!("Table {name} is protected from deletion.")));
         }
         self.catalog.apply(&right, vec![Change::DropTable(name.clone())]).await?;
+        self.tablets().by_table.remove(name);
         drop(right);
         self.shred(scopes(&table)).await
     }
@@ -213,10 +222,12 @@ impl Bigtable {
                 let mut table = Table::clone(&*old);
                 for cluster in self.catalog.clusters(&name.instance_name()) {
                     let scope = self.create_scope(&cluster, name).await?;
-                    let record = TabletRecord { scope: scope.as_str().to_owned() };
+                    let record = TabletRecord::new(scope.as_str());
                     table.tablets.insert(cluster.name.cluster().to_owned(), record);
                 }
                 self.put_table(&right, table).await?;
+                // From here on requests find the new tablet.
+                self.tablets().by_table.remove(name);
                 drop(right);
                 self.shred(scopes(&old)).await
             }
@@ -234,7 +245,7 @@ impl Bigtable {
             let scope = self.shared.keys.scope(&ScopeId::new(&tablet.scope)).await?;
             let cluster_name = ClusterName::new(name.project(), name.instance(), cluster)?;
             let customer = self.catalog.cluster(&cluster_name)?.kms_key.is_some();
-            let key = if customer { KeyInUse::Customer(scope.status()) } else { KeyInUse::Managed };
+            let key = if customer { KeyInUse::Customer(Box::new(scope.status())) } else { KeyInUse::Managed };
             found.push(Encryption { cluster: cluster.clone(), key });
         }
         Ok(found)
@@ -257,19 +268,31 @@ impl Bigtable {
 
     /// The tablet that serves a table's rows.
     pub(crate) fn tablet(&self, name: &TableName) -> Result<Arc<Tablet>> {
+        let known = self
+            .tablets
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .by_table
+            .get(name)
+            .cloned();
+        if let Some(tablet) = known {
+            return Ok(tablet);
+        }
         let table = self.catalog.table(name)?;
         let record = table.tablets.values().next();
         let record = record.ok_or_else(|| Error::internal(format!("table {name} is in no cluster")))?;
-        if let Some(tablet) = self.tablets.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&record.scope) {
-            return Ok(tablet.clone());
-        }
-        let made = Tablet::new(ScopeId::new(&record.scope), table.schema()?, self.shared.clone());
+        let made = Tablet::new(name.clone(), record, table.schema()?, self.shared.clone());
         let mut tablets = self.tablets();
         // The table may have gone since it was looked up: a tablet must not outlive its shredding.
-        if self.catalog.table(name)?.tablets != table.tablets {
-            return Err(Error::new(claviger_core::ErrorKind::Aborted, format!("table {name} was changed; try again")));
+        if self.catalog.table(name)?.tablets.values().all(|tablet| tablet.scope != record.scope) {
+            return Err(Error::new(
+                claviger_core::ErrorKind::Aborted,
+                format!("table {name} was changed; try again"),
+            ));
         }
-        Ok(tablets.entry(record.scope.clone()).or_insert(made).clone())
+        let tablet = tablets.by_scope.entry(record.scope.clone()).or_insert(made).clone();
+        tablets.by_table.insert(name.clone(), tablet.clone());
+        Ok(tablet)
     }
 }
 

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use claviger_core::{Result, Timestamp};
 use claviger_core::names::{AppProfileName, ClusterName, CryptoKeyName, InstanceName, TableName};
+use claviger_core::{Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::model::gc::GcRule;
@@ -84,6 +84,16 @@ pub struct Cluster {
 pub struct TabletRecord {
     /// The scope of its key, which is its directory as well: `bigtable/<uuid>`.
     pub scope: String,
+    /// Whether it was ever opened: from then on its files must be there.
+    #[serde(default)]
+    pub opened: bool,
+}
+
+impl TabletRecord {
+    /// A tablet that has no files yet.
+    pub(crate) fn new(scope: &str) -> Self {
+        Self { scope: scope.to_owned(), opened: false }
+    }
 }
 
 /// A table.

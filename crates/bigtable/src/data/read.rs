@@ -13,11 +13,11 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 
 use crate::Bigtable;
+use crate::model::Families;
 use crate::model::chunk::{Chunk, Chunker};
 use crate::model::filter::Filter;
 use crate::model::row::read_row;
 use crate::model::row_set::{RowSet, Span};
-use crate::model::Families;
 use crate::tablet::OpenTablet;
 
 /// Messages that wait for a slow client.
@@ -87,7 +87,7 @@ struct Sink {
     limit: u64,
     chunker: Chunker,
     stats: ReadStats,
-    /// Rows since the client last heard of the scan.
+    /// Rows since the last one that the client gets, or since it last heard of the scan.
     quiet: u64,
 }
 
@@ -117,6 +117,7 @@ impl Sink {
             cells = filter.apply(key, cells)?;
         }
         if !cells.is_empty() {
+            self.quiet = 0;
             self.stats.rows_returned += 1;
             self.stats.cells_returned += cells.len() as u64;
             self.chunker.push(key.clone(), cells);
@@ -267,7 +268,6 @@ impl Scan {
             tokio::task::coop::consume_budget().await;
         }
         if self.sink.chunker.has_full() {
-            self.sink.quiet = 0;
             // Asked once more: what was decrypted before a lock is not sent after it.
             self.open.guard()?;
             let events = self.sink.events();
@@ -275,7 +275,8 @@ impl Scan {
         }
         if self.sink.quiet >= ROWS_PER_HEARTBEAT {
             self.sink.quiet = 0;
-            let mut events: Vec<_> = self.sink.chunker.take_rest().map(ReadEvent::Chunks).into_iter().collect();
+            let mut events: Vec<_> =
+                self.sink.chunker.take_rest().map(ReadEvent::Chunks).into_iter().collect();
             events.push(ReadEvent::Scanned(key.clone()));
             return self.send(events).await;
         }

@@ -83,11 +83,7 @@ impl Bigtable {
     ///
     /// # Errors
     /// As [`Bigtable::mutate_row`]; `FailedPrecondition` for an increment of what is no number.
-    pub async fn read_modify_write(
-        &self,
-        table: &TableName,
-        change: &ReadModifyWrite,
-    ) -> Result<Vec<Cell>> {
+    pub async fn read_modify_write(&self, table: &TableName, change: &ReadModifyWrite) -> Result<Vec<Cell>> {
         check_row_key(&change.key)?;
         let tablet: Arc<Tablet> = self.tablet(table)?;
         self.shared.check_room()?;

@@ -30,7 +30,10 @@ impl Bigtable {
         let mut offset_bytes = 0;
         let mut samples: Vec<RowKeySample> = Vec::new();
         for (first_key, bytes) in files {
-            if !first_key.is_empty() && offset_bytes > 0 && samples.last().is_none_or(|last| last.key < first_key) {
+            if !first_key.is_empty()
+                && offset_bytes > 0
+                && samples.last().is_none_or(|last| last.key < first_key)
+            {
                 samples.push(RowKeySample { key: first_key, offset_bytes });
             }
             offset_bytes += bytes;

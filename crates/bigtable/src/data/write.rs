@@ -59,7 +59,11 @@ impl Bigtable {
     ///
     /// # Errors
     /// When none of them could be written: as for [`Self::mutate_row`].
-    pub async fn mutate_rows(&self, table: &TableName, entries: Vec<Result<RowChange>>) -> Result<Vec<Result<()>>> {
+    pub async fn mutate_rows(
+        &self,
+        table: &TableName,
+        entries: Vec<Result<RowChange>>,
+    ) -> Result<Vec<Result<()>>> {
         let tablet = self.tablet(table)?;
         let mut rows = Vec::with_capacity(entries.len());
         let mut results = Vec::with_capacity(entries.len());
@@ -92,7 +96,8 @@ impl Bigtable {
             batch.merge(key, patch);
             if bytes >= BATCH_BYTES {
                 bytes = 0;
-                last = Some(open.engine.write(std::mem::take(&mut batch)).await.map_err(|e| open.explain(e))?);
+                last =
+                    Some(open.engine.write(std::mem::take(&mut batch)).await.map_err(|e| open.explain(e))?);
             }
         }
         if !batch.is_empty() {

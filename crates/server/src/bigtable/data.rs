@@ -1,6 +1,7 @@
 //! `google.bigtable.v2.Bigtable`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use claviger_bigtable::catalog::Routing;
 use claviger_bigtable::model::{Cell, Chunk, Families, Filter};
@@ -8,7 +9,7 @@ use claviger_bigtable::{
     Bigtable, CheckAndMutate, ReadAnswer, ReadEvent, ReadModifyWrite, ReadRequest, ReadStats, RowChange,
 };
 use claviger_core::names::{AppProfileName, InstanceName, TableName};
-use claviger_core::{Error, Result, limits};
+use claviger_core::{Clock, Error, Result, limits};
 use claviger_proto::google::bigtable::v2 as pb;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -24,6 +25,7 @@ use crate::status::{rpc_status, status};
 #[derive(Debug)]
 pub(crate) struct DataApi {
     pub(crate) store: Arc<Bigtable>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// Entries of a MutateRows reply that go in one message.
@@ -67,7 +69,7 @@ fn chunk_to_pb(chunk: Chunk) -> pb::read_rows_response::CellChunk {
     }
 }
 
-fn stats_to_pb(stats: ReadStats) -> pb::RequestStats {
+fn stats_to_pb(stats: ReadStats, took: Duration) -> pb::RequestStats {
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let view = pb::FullReadStatsView {
         read_iteration_stats: Some(pb::ReadIterationStats {
@@ -76,19 +78,33 @@ fn stats_to_pb(stats: ReadStats) -> pb::RequestStats {
             cells_seen_count: count(stats.cells_seen),
             cells_returned_count: count(stats.cells_returned),
         }),
-        ..Default::default()
+        // The Go client reads it without a look whether it is there.
+        request_latency_stats: Some(pb::RequestLatencyStats {
+            frontend_server_latency: prost_types::Duration::try_from(took).ok(),
+        }),
     };
     pb::RequestStats { stats_view: Some(pb::request_stats::StatsView::FullReadStatsView(view)) }
 }
 
+/// When a request whose figures were asked for came in.
+struct Timed {
+    clock: Arc<dyn Clock>,
+    started: Duration,
+}
+
+impl Timed {
+    fn took(&self) -> Duration {
+        self.clock.elapsed().saturating_sub(self.started)
+    }
+}
+
 /// The message of an event; none for the end, unless its figures were asked for.
-fn event_to_pb(event: ReadEvent, with_stats: bool) -> Option<pb::ReadRowsResponse> {
+fn event_to_pb(event: ReadEvent, timed: Option<&Timed>) -> Option<pb::ReadRowsResponse> {
     let mut message = pb::ReadRowsResponse::default();
     match event {
         ReadEvent::Chunks(chunks) => message.chunks = chunks.into_iter().map(chunk_to_pb).collect(),
         ReadEvent::Scanned(key) => message.last_scanned_row_key = key,
-        ReadEvent::Done(stats) if with_stats => message.request_stats = Some(stats_to_pb(stats)),
-        ReadEvent::Done(_) => return None,
+        ReadEvent::Done(stats) => message.request_stats = Some(stats_to_pb(stats, timed?.took())),
     }
     Some(message)
 }
@@ -138,19 +154,21 @@ impl DataApi {
         self.check_profile(&table.instance_name(), &request.app_profile_id, false)?;
         let limit = u64::try_from(request.rows_limit)
             .map_err(|_| Error::invalid_field("rows_limit", "must not be negative"))?;
-        let with_stats = request.request_stats_view() == RequestStatsView::RequestStatsFull;
+        let wanted = request.request_stats_view() == RequestStatsView::RequestStatsFull;
+        let timed = wanted.then(|| Timed { clock: self.clock.clone(), started: self.clock.elapsed() });
         let families = self.store.families(&table)?;
         let filter = compile(request.filter, &families)?;
         let rows = convert::row_set(request.rows)?;
         let read = ReadRequest { families, rows, filter, limit, reversed: request.reversed };
         Ok(match self.store.read_rows(&table, read).await? {
-            ReadAnswer::Whole(events) => {
-                stream::iter(events.into_iter().filter_map(move |event| event_to_pb(event, with_stats)).map(Ok)).boxed()
-            }
+            ReadAnswer::Whole(events) => stream::iter(
+                events.into_iter().filter_map(move |event| event_to_pb(event, timed.as_ref())).map(Ok),
+            )
+            .boxed(),
             ReadAnswer::Parts(parts) => ReceiverStream::new(parts)
                 .filter_map(move |part| {
                     std::future::ready(match part {
-                        Ok(event) => event_to_pb(event, with_stats).map(Ok),
+                        Ok(event) => event_to_pb(event, timed.as_ref()).map(Ok),
                         Err(error) => Some(Err(status(error))),
                     })
                 })
@@ -257,7 +275,10 @@ impl BigtableService for DataApi {
     type SampleRowKeysStream = Answer<pb::SampleRowKeysResponse>;
     type MutateRowsStream = Answer<pb::MutateRowsResponse>;
 
-    async fn read_rows(&self, request: Request<pb::ReadRowsRequest>) -> Result<Response<Self::ReadRowsStream>, Status> {
+    async fn read_rows(
+        &self,
+        request: Request<pb::ReadRowsRequest>,
+    ) -> Result<Response<Self::ReadRowsStream>, Status> {
         self.read(request.into_inner()).await.map(Response::new).map_err(status)
     }
 

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use claviger_bigtable::catalog::{AppProfile, Autoscaling, Cluster, Instance, InstanceKind, Routing, StorageKind};
+use claviger_bigtable::catalog::{
+    AppProfile, Autoscaling, Cluster, Instance, InstanceKind, Routing, StorageKind,
+};
 use claviger_bigtable::{Bigtable, ClusterChange, ClusterSpec, InstanceChange, InstanceSpec, ProfileSpec};
-use claviger_core::names::{AppProfileName, ClusterName, CryptoKeyName, InstanceName, LocationName, ProjectName};
+use claviger_core::names::{
+    AppProfileName, ClusterName, CryptoKeyName, InstanceName, LocationName, ProjectName,
+};
 use claviger_core::{Error, Result};
 use claviger_proto::google::bigtable::admin::v2 as pb;
 use claviger_proto::google::iam::v1 as iam;
@@ -71,10 +75,8 @@ fn cluster_to_pb(cluster: &Cluster, locked: bool) -> pb::Cluster {
             }),
         })
     });
-    let encryption = cluster
-        .kms_key
-        .as_ref()
-        .map(|key| pb::cluster::EncryptionConfig { kms_key_name: key.to_string() });
+    let encryption =
+        cluster.kms_key.as_ref().map(|key| pb::cluster::EncryptionConfig { kms_key_name: key.to_string() });
     pb::Cluster {
         name: cluster.name.to_string(),
         location: format!("projects/{}/locations/{}", cluster.name.project(), cluster.zone),
@@ -307,7 +309,8 @@ impl InstanceAdminApi {
     }
 
     async fn change_profile(&self, request: pb::UpdateAppProfileRequest) -> Result<Operation> {
-        let profile = request.app_profile.ok_or_else(|| Error::invalid_field("app_profile", "must be set"))?;
+        let profile =
+            request.app_profile.ok_or_else(|| Error::invalid_field("app_profile", "must be set"))?;
         let name = AppProfileName::parse(&profile.name)?;
         let before = self.store.catalog().profile(&name)?;
         let mut mask = Mask::new(request.update_mask)?;
@@ -325,11 +328,17 @@ impl InstanceAdminApi {
 
 #[tonic::async_trait]
 impl BigtableInstanceAdmin for InstanceAdminApi {
-    async fn create_instance(&self, request: Request<pb::CreateInstanceRequest>) -> Result<Response<Operation>, Status> {
+    async fn create_instance(
+        &self,
+        request: Request<pb::CreateInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
         self.create(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
-    async fn get_instance(&self, request: Request<pb::GetInstanceRequest>) -> Result<Response<pb::Instance>, Status> {
+    async fn get_instance(
+        &self,
+        request: Request<pb::GetInstanceRequest>,
+    ) -> Result<Response<pb::Instance>, Status> {
         let get = |name: &str| self.store.catalog().instance(&InstanceName::parse(name)?);
         get(&request.into_inner().name).map(|found| Response::new(instance_to_pb(&found))).map_err(status)
     }
@@ -344,7 +353,10 @@ impl BigtableInstanceAdmin for InstanceAdminApi {
         Ok(Response::new(pb::ListInstancesResponse { instances, ..Default::default() }))
     }
 
-    async fn update_instance(&self, request: Request<pb::Instance>) -> Result<Response<pb::Instance>, Status> {
+    async fn update_instance(
+        &self,
+        request: Request<pb::Instance>,
+    ) -> Result<Response<pb::Instance>, Status> {
         self.replace(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
@@ -355,17 +367,28 @@ impl BigtableInstanceAdmin for InstanceAdminApi {
         self.update(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
-    async fn delete_instance(&self, request: Request<pb::DeleteInstanceRequest>) -> Result<Response<()>, Status> {
+    async fn delete_instance(
+        &self,
+        request: Request<pb::DeleteInstanceRequest>,
+    ) -> Result<Response<()>, Status> {
         let name = InstanceName::parse(&request.into_inner().name).map_err(status)?;
         self.store.delete_instance(&name).await.map(Response::new).map_err(status)
     }
 
-    async fn create_cluster(&self, request: Request<pb::CreateClusterRequest>) -> Result<Response<Operation>, Status> {
+    async fn create_cluster(
+        &self,
+        request: Request<pb::CreateClusterRequest>,
+    ) -> Result<Response<Operation>, Status> {
         self.add_cluster(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
-    async fn get_cluster(&self, request: Request<pb::GetClusterRequest>) -> Result<Response<pb::Cluster>, Status> {
-        let get = async |name: &str| self.cluster(&*self.store.catalog().cluster(&ClusterName::parse(name)?)?).await;
+    async fn get_cluster(
+        &self,
+        request: Request<pb::GetClusterRequest>,
+    ) -> Result<Response<pb::Cluster>, Status> {
+        let get = async |name: &str| {
+            self.cluster(&*self.store.catalog().cluster(&ClusterName::parse(name)?)?).await
+        };
         get(&request.into_inner().name).await.map(Response::new).map_err(status)
     }
 
@@ -388,7 +411,10 @@ impl BigtableInstanceAdmin for InstanceAdminApi {
         self.change_cluster(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
-    async fn delete_cluster(&self, request: Request<pb::DeleteClusterRequest>) -> Result<Response<()>, Status> {
+    async fn delete_cluster(
+        &self,
+        request: Request<pb::DeleteClusterRequest>,
+    ) -> Result<Response<()>, Status> {
         let name = ClusterName::parse(&request.into_inner().name).map_err(status)?;
         self.store.delete_cluster(&name).await.map(Response::new).map_err(status)
     }
@@ -445,11 +471,17 @@ impl BigtableInstanceAdmin for InstanceAdminApi {
         self.store.delete_profile(&name).await.map(Response::new).map_err(status)
     }
 
-    async fn get_iam_policy(&self, _: Request<iam::GetIamPolicyRequest>) -> Result<Response<iam::Policy>, Status> {
+    async fn get_iam_policy(
+        &self,
+        _: Request<iam::GetIamPolicyRequest>,
+    ) -> Result<Response<iam::Policy>, Status> {
         Err(status(Error::unimplemented(NO_IAM)))
     }
 
-    async fn set_iam_policy(&self, _: Request<iam::SetIamPolicyRequest>) -> Result<Response<iam::Policy>, Status> {
+    async fn set_iam_policy(
+        &self,
+        _: Request<iam::SetIamPolicyRequest>,
+    ) -> Result<Response<iam::Policy>, Status> {
         Err(status(Error::unimplemented(NO_IAM)))
     }
 

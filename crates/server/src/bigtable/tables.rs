@@ -58,8 +58,16 @@ fn key_status(status: &KeyStatus) -> rpc::Status {
     let (code, message) = match &status.state {
         KeyState::Unknown => (tonic::Code::Unknown, "Key version is not yet known.".to_owned()),
         KeyState::Enabled => (tonic::Code::Ok, String::new()),
-        KeyState::Unreachable { locked: false, .. } => (tonic::Code::Ok, "The key service does not answer; cached keys are in use.".to_owned()),
-        _ => (tonic::Code::FailedPrecondition, status.lock_error.as_ref().map_or_else(|| "The key cannot be used.".to_owned(), |e| e.message().to_owned())),
+        KeyState::Unreachable { locked: false, .. } => {
+            (tonic::Code::Ok, "The key service does not answer; cached keys are in use.".to_owned())
+        }
+        _ => (
+            tonic::Code::FailedPrecondition,
+            status
+                .lock_error
+                .as_ref()
+                .map_or_else(|| "The key cannot be used.".to_owned(), |e| e.message().to_owned()),
+        ),
     };
     rpc::Status { code: code as i32, message, details: Vec::new() }
 }
@@ -86,7 +94,11 @@ impl TableAdminApi {
         Ok(shown)
     }
 
-    async fn cluster_states(&self, table: &Table, view: View) -> Result<HashMap<String, pb::table::ClusterState>> {
+    async fn cluster_states(
+        &self,
+        table: &Table,
+        view: View,
+    ) -> Result<HashMap<String, pb::table::ClusterState>> {
         use pb::table::cluster_state::ReplicationState;
         let mut states = HashMap::new();
         for found in self.store.encryption(&table.name).await? {
@@ -235,7 +247,10 @@ impl TableAdminApi {
 
 #[tonic::async_trait]
 impl BigtableTableAdmin for TableAdminApi {
-    async fn create_table(&self, request: Request<pb::CreateTableRequest>) -> Result<Response<pb::Table>, Status> {
+    async fn create_table(
+        &self,
+        request: Request<pb::CreateTableRequest>,
+    ) -> Result<Response<pb::Table>, Status> {
         self.create(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
@@ -250,7 +265,10 @@ impl BigtableTableAdmin for TableAdminApi {
         self.get(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
-    async fn update_table(&self, request: Request<pb::UpdateTableRequest>) -> Result<Response<Operation>, Status> {
+    async fn update_table(
+        &self,
+        request: Request<pb::UpdateTableRequest>,
+    ) -> Result<Response<Operation>, Status> {
         self.update(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
@@ -266,7 +284,10 @@ impl BigtableTableAdmin for TableAdminApi {
         self.modify(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
-    async fn drop_row_range(&self, request: Request<pb::DropRowRangeRequest>) -> Result<Response<()>, Status> {
+    async fn drop_row_range(
+        &self,
+        request: Request<pb::DropRowRangeRequest>,
+    ) -> Result<Response<()>, Status> {
         self.drop_rows(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
@@ -286,11 +307,17 @@ impl BigtableTableAdmin for TableAdminApi {
         Ok(Response::new(pb::CheckConsistencyResponse { consistent }))
     }
 
-    async fn get_iam_policy(&self, _: Request<iam::GetIamPolicyRequest>) -> Result<Response<iam::Policy>, Status> {
+    async fn get_iam_policy(
+        &self,
+        _: Request<iam::GetIamPolicyRequest>,
+    ) -> Result<Response<iam::Policy>, Status> {
         Err(status(Error::unimplemented(NO_IAM)))
     }
 
-    async fn set_iam_policy(&self, _: Request<iam::SetIamPolicyRequest>) -> Result<Response<iam::Policy>, Status> {
+    async fn set_iam_policy(
+        &self,
+        _: Request<iam::SetIamPolicyRequest>,
+    ) -> Result<Response<iam::Policy>, Status> {
         Err(status(Error::unimplemented(NO_IAM)))
     }
 

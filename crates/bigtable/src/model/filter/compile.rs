@@ -145,6 +145,11 @@ impl Compiler<'_> {
             FilterSpec::Sink => Node::Sink,
             FilterSpec::PassAll => Node::Pass,
             FilterSpec::BlockAll => Node::Block,
+            FilterSpec::RowKeyRegex(pattern) if pattern.is_empty() => {
+                return Err(Error::invalid(
+                    "Error in field 'row_key_regex_filter' : argument must not be empty",
+                ));
+            }
             FilterSpec::RowKeyRegex(pattern) => Node::Row(RowTest::Key(self.pattern(pattern)?)),
             FilterSpec::RowSample(share) => {
                 // Written so that a NaN is refused as well.
