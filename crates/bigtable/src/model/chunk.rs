@@ -4,7 +4,10 @@
 //! changes, and a qualifier where the column does. The last one commits the row. A long value is cut, and all
 //! its pieces but the last tell its whole length.
 //!
-//! Invariant: a message stays near its target size, so that no client's limit of 4 MiB is met.
+//! Invariant: a message stays near its target size, so that no client's limit of 4 MiB is met. A row goes in one
+//! message unless it is larger than that allows; the official Python client takes a message that goes on with a
+//! row for a new one without a key. So a row that must be cut repeats its key in front of each message, where the
+//! message does not begin within a cell.
 
 use std::sync::Arc;
 
@@ -15,6 +18,8 @@ use super::schema::{Cell, Families, FamilyRank};
 
 /// What a chunk takes on the wire besides its bytes, at most.
 const OVERHEAD_BYTES: usize = 48;
+/// The largest row that is not cut, in target sizes of a message.
+const WHOLE_ROW_TARGETS: usize = 3;
 
 /// A piece of a row: a cell, or part of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,39 +79,51 @@ impl Chunker {
 
     /// Adds a row's cells, which are in order. A row without cells does not show at all.
     pub fn push(&mut self, row_key: Bytes, cells: Vec<Cell>) {
+        let bytes =
+            cells.iter().map(|cell| OVERHEAD_BYTES + cell.qualifier.len() + cell.value.len()).sum::<usize>();
+        let is_cut = bytes + row_key.len() > self.target_bytes.saturating_mul(WHOLE_ROW_TARGETS);
+        if is_cut || self.pending_bytes + bytes + row_key.len() > self.target_bytes {
+            self.finish_message();
+        }
         let mut column: Option<(FamilyRank, Bytes)> = None;
         let mut cells = cells.into_iter();
         let mut next = cells.next();
-        let mut row_key = Some(row_key);
         while let Some(cell) = next.take() {
             next = cells.next();
             let new_family = column.as_ref().is_none_or(|(family, _)| *family != cell.family);
             let new_column =
                 new_family || column.as_ref().is_none_or(|(_, qualifier)| *qualifier != cell.qualifier);
             let family = new_family.then(|| self.families.at(cell.family).map(|family| family.name.clone()));
-            let first = Chunk {
-                row_key: row_key.take().unwrap_or_default(),
+            let mut first = Chunk {
                 family: family.flatten(),
                 qualifier: new_column.then(|| cell.qualifier.clone()),
                 timestamp_micros: cell.timestamp_micros,
                 label: cell.label,
                 ..Chunk::default()
             };
+            let whole = first.wire_bytes() + cell.value.len();
+            if is_cut && self.pending_bytes + whole.min(self.target_bytes) > self.target_bytes {
+                self.finish_message();
+            }
+            if column.is_none() || self.pending.is_empty() {
+                first.row_key = row_key.clone();
+            }
             if new_column {
                 column = Some((cell.family, cell.qualifier));
             }
-            self.push_value(first, cell.value, next.is_none());
+            self.push_value(first, cell.value, is_cut, next.is_none());
         }
     }
 
-    /// Adds the chunks of one cell: `first` with as much of the value as a message takes, then the rest.
-    fn push_value(&mut self, mut first: Chunk, mut value: Bytes, ends_row: bool) {
+    /// Adds the chunks of one cell: one, or if the row is cut, pieces of at most a message each.
+    fn push_value(&mut self, mut first: Chunk, mut value: Bytes, is_cut: bool, ends_row: bool) {
         // Values are at most 100 MiB, so their length fits.
         let whole = u32::try_from(value.len()).unwrap_or(u32::MAX);
-        while value.len() > self.target_bytes {
+        while is_cut && value.len() > self.target_bytes {
             first.value = value.split_to(self.target_bytes);
             first.value_size = whole;
             self.push_chunk(std::mem::take(&mut first));
+            self.finish_message();
         }
         first.value = value;
         first.commit_row = ends_row;
@@ -114,13 +131,15 @@ impl Chunker {
     }
 
     fn push_chunk(&mut self, chunk: Chunk) {
-        let bytes = chunk.wire_bytes();
-        if !self.pending.is_empty() && self.pending_bytes + bytes > self.target_bytes {
-            self.full.push(std::mem::take(&mut self.pending));
-            self.pending_bytes = 0;
-        }
-        self.pending_bytes += bytes;
+        self.pending_bytes += chunk.wire_bytes();
         self.pending.push(chunk);
+    }
+
+    fn finish_message(&mut self) {
+        self.pending_bytes = 0;
+        if !self.pending.is_empty() {
+            self.full.push(std::mem::take(&mut self.pending));
+        }
     }
 
     /// The messages that are full, in order.
