@@ -151,8 +151,13 @@ impl World {
 
     /// Rows as `key=newest value,older value`.
     async fn rows(&self, table: &TableName, rows: RowSet) -> Result<Vec<String>> {
-        let request =
-            ReadRequest { families: self.families(table), rows, filter: None, limit: 0, reversed: false };
+        let request = ReadRequest {
+            families: self.store.families(table)?,
+            rows,
+            filter: None,
+            limit: 0,
+            reversed: false,
+        };
         let mut events = Vec::new();
         match self.store.read_rows(table, request).await? {
             ReadAnswer::Whole(all) => events = all,
