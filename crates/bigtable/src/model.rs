@@ -3,7 +3,7 @@
 //! Invariant: nothing here is async, does I/O, reads a clock or draws a random number. Every function is
 //! a function of its arguments, and none panics on bytes that it did not write itself.
 //!
-//! A row is stored as one value, a [`patch`]. Writes are patches too; [`merge`] folds them, oldest first,
+//! A row is stored as one value, a [`patch`]. Writes are patches too; [`mod@merge`] folds them, oldest first,
 //! into one. A read turns the patch into [`Cell`]s ([`row`]), which the family's garbage-collection rule
 //! ([`gc`]) and the request's [`filter`] thin out, and the [`chunk`]er cuts them for the wire.
 

@@ -3,6 +3,11 @@
 //!
 //! Invariant: standard output carries results only; sentences, progress and errors go to standard error.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "doc comments of arguments are help texts, where brackets mean optional"
+)]
+
 mod args;
 mod bigtable;
 mod client;

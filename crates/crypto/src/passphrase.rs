@@ -23,9 +23,9 @@ pub struct Params {
 impl Params {
     /// The second recommendation of RFC 9106: 64 MiB, 3 passes, 4 lanes.
     pub const RECOMMENDED: Self = Self { memory_kib: 64 * 1024, passes: 3, lanes: 4 };
-    /// The least that [`derive`] takes.
+    /// The least that [`derive()`] takes.
     pub const FLOOR: Self = Self { memory_kib: 8 * 1024, passes: 1, lanes: 1 };
-    /// The most that [`derive`] takes.
+    /// The most that [`derive()`] takes.
     pub const CEILING: Self = Self { memory_kib: 4 * 1024 * 1024, passes: 64, lanes: 64 };
 
     fn within_limits(&self) -> bool {

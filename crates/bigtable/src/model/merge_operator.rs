@@ -8,7 +8,7 @@ use slatedb::{MergeOperator, MergeOperatorError};
 
 use super::merge::merge_refs;
 
-/// Folds row patches; see [`super::merge`].
+/// Folds row patches; see [`mod@super::merge`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RowMergeOperator;
 
