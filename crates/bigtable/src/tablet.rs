@@ -31,7 +31,7 @@ const MEMTABLE_BYTES: usize = 64 * 1024 * 1024;
 const MAX_UNFLUSHED_BYTES: usize = 192 * 1024 * 1024;
 /// Row locks of the process.
 const ROW_LOCKS: usize = 4096;
-/// How long an open waits for the tablet's last use to end.
+/// How long a close waits for the last use of the tablet to end.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What all tablets of the process share.
