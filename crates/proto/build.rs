@@ -7,8 +7,16 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Messages whose `Debug` would show key material or plaintext; `src/redact.rs` writes theirs.
-const REDACTED: [&str; 2] = [".google.cloud.kms.v1.EncryptRequest", ".google.cloud.kms.v1.DecryptResponse"];
+/// Messages whose `Debug` would show key material, plaintext or a pipeline's options; `src/redact.rs` writes theirs.
+const REDACTED: [&str; 7] = [
+    ".google.cloud.kms.v1.EncryptRequest",
+    ".google.cloud.kms.v1.DecryptResponse",
+    ".google.dataflow.v1beta3.CreateJobFromTemplateRequest",
+    ".google.dataflow.v1beta3.Environment",
+    ".google.dataflow.v1beta3.LaunchFlexTemplateParameter",
+    ".google.dataflow.v1beta3.LaunchTemplateParameters",
+    ".google.dataflow.v1beta3.Step",
+];
 
 /// Wrapper types and the Rust types that stand for them.
 const WELL_KNOWN: [(&str, &str); 11] = [
@@ -28,10 +36,10 @@ const WELL_KNOWN: [(&str, &str); 11] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
-    println!("cargo::rerun-if-changed={}", root.display());
+    println!("cargo::rerun-if-changed={}", root.join("google").display());
     println!("cargo::rerun-if-changed=build.rs");
     let mut files = Vec::new();
-    find(&root, &mut files)?;
+    find(&root.join("google"), &mut files)?;
     files.sort();
 
     let out = PathBuf::from(env::var("OUT_DIR")?);

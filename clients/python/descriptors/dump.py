@@ -6,7 +6,7 @@ The file is a serialized google.protobuf.FileDescriptorSet. It is made from the 
 requirements.txt, and the test `official_descriptors` of the crate claviger-proto compares ours with it.
 
 Where a package carries real descriptors (IAM, locations, operations, rpc), they are copied. The KMS,
-Bigtable and project packages carry messages only: their services are put together here from the gRPC transports
+Bigtable, Dataflow and project packages carry messages only: their services are put together here from the gRPC transports
 (method names, types, streaming) and the REST transports (HTTP rules) that the packages ship.
 
 A shared service such as google.iam.v1.IAMPolicy gets further HTTP rules from each API that mixes it in.
@@ -54,6 +54,12 @@ TYPE_MODULES = [
     "google.cloud.bigtable_admin_v2.types.instance",
     "google.cloud.bigtable_admin_v2.types.table",
     "google.cloud.bigtable_admin_v2.types.types",
+    "google.cloud.dataflow_v1beta3.types.environment",
+    "google.cloud.dataflow_v1beta3.types.jobs",
+    "google.cloud.dataflow_v1beta3.types.messages",
+    "google.cloud.dataflow_v1beta3.types.metrics",
+    "google.cloud.dataflow_v1beta3.types.snapshots",
+    "google.cloud.dataflow_v1beta3.types.templates",
 ]
 
 # Where the services are: their transports, and the class names there.
@@ -63,6 +69,12 @@ SERVICES = [
     ("google.cloud.bigtable_v2.services.bigtable.transports", "Bigtable"),
     ("google.cloud.bigtable_admin_v2.services.bigtable_instance_admin.transports", "BigtableInstanceAdmin"),
     ("google.cloud.bigtable_admin_v2.services.bigtable_table_admin.transports", "BigtableTableAdmin"),
+    ("google.cloud.dataflow_v1beta3.services.flex_templates_service.transports", "FlexTemplatesService"),
+    ("google.cloud.dataflow_v1beta3.services.jobs_v1_beta3.transports", "JobsV1Beta3"),
+    ("google.cloud.dataflow_v1beta3.services.messages_v1_beta3.transports", "MessagesV1Beta3"),
+    ("google.cloud.dataflow_v1beta3.services.metrics_v1_beta3.transports", "MetricsV1Beta3"),
+    ("google.cloud.dataflow_v1beta3.services.snapshots_v1_beta3.transports", "SnapshotsV1Beta3"),
+    ("google.cloud.dataflow_v1beta3.services.templates_service.transports", "TemplatesService"),
 ]
 
 # Methods of shared services that an API mixes in.

@@ -1,0 +1,242 @@
+"""Claviger's boot program for a worker of Beam's Python SDK; what the entry point of Beam's image is there.
+
+It asks the server what the job is, fetches the job's staged files, installs its packages and becomes
+Beam's worker. Invariants: all files go under --semi_persist_dir, pip keeps no cache, and the whole process
+group ends when the server does, since the server holds the other end of standard input.
+"""
+import argparse
+import hashlib
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import sysconfig
+import threading
+
+STAGING_TO = "beam:artifact:role:staging_to:v1"
+REQUIREMENTS = "beam:artifact:role:pip_requirements_file:v1"
+FILE = "beam:artifact:type:file:v1"
+URL = "beam:artifact:type:url:v1"
+PYPI = "beam:artifact:type:pypi:v1"
+WORKER = "apache_beam.runners.worker.sdk_worker_main"
+
+
+def fail(sentence):
+    print(sentence, file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+def end_with_the_server(pipe):
+    """Ends the process group once nobody holds the other end of `pipe`."""
+    def watch():
+        try:
+            while os.read(pipe, 4096):
+                pass
+        except OSError:
+            pass
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def take_stdin():
+    """Keeps the pipe to the server for ourselves; user code finds an empty standard input."""
+    pipe = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return pipe
+
+
+def name_of(artifact, number):
+    from apache_beam.portability.api import beam_runner_api_pb2 as api
+    if artifact.role_urn == STAGING_TO:
+        return api.ArtifactStagingToRolePayload.FromString(artifact.role_payload).staged_name
+    return "artifact-%d" % number
+
+
+def hash_of(artifact):
+    from apache_beam.portability.api import beam_runner_api_pb2 as api
+    if artifact.type_urn == FILE:
+        return api.ArtifactFilePayload.FromString(artifact.type_payload).sha256
+    if artifact.type_urn == URL:
+        return api.ArtifactUrlPayload.FromString(artifact.type_payload).sha256
+    return ""
+
+
+def fetch(stub, artifact, staged, number):
+    """Writes an artifact below `staged`; gives its path."""
+    from apache_beam.portability.api import beam_artifact_api_pb2 as api
+    name = name_of(artifact, number)
+    path = os.path.realpath(os.path.join(staged, name))
+    if not path.startswith(os.path.realpath(staged) + os.sep):
+        fail("the staged file %r has a name that leads out of its directory" % name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for part in stub.GetArtifact(api.GetArtifactRequest(artifact=artifact)):
+            digest.update(part.data)
+            file.write(part.data)
+    expected = hash_of(artifact)
+    if expected and expected.lower() != digest.hexdigest():
+        fail("the staged file %r is not what the job was submitted with: its SHA-256 differs" % name)
+    return path
+
+
+def layer(directory):
+    """A virtual environment on top of ours, which takes the job's packages. Gives its interpreter."""
+    home = os.path.join(directory, "packages")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    scheme = {"base": home, "platbase": home, "installed_base": home, "installed_platbase": home}
+    site = sysconfig.get_path("purelib", "venv", scheme)
+    with open(os.path.join(site, "claviger.pth"), "w") as link:
+        for below in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}):
+            link.write("import site; site.addsitedir(%r)\n" % below)
+    return os.path.join(home, "bin", "python")
+
+
+def pip(python, *arguments, may_fail=False):
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check",
+         "--no-warn-script-location", *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode and not may_fail:
+        fail("a package of the job could not be installed (pip install %s):\n%s"
+             % (" ".join(os.path.basename(a) for a in arguments), done.stdout[-3000:]))
+    return done.returncode == 0
+
+
+def installs(staged, requirements, packages):
+    """What is to be installed, as lists of pip's arguments, in the order of Beam's own images."""
+    at = lambda name: os.path.join(staged, name)
+    if os.path.exists(at("dataflow_python_sdk.tar")):
+        yield [at("dataflow_python_sdk.tar")]
+    if os.path.exists(at("requirements.txt")):
+        requirements = [at("requirements.txt"), *requirements]
+    for file in requirements:
+        yield ["-r", file]
+    if packages:
+        yield packages
+    if os.path.exists(at("extra_packages.txt")):
+        with open(at("extra_packages.txt")) as names:
+            for name in filter(None, (line.strip() for line in names)):
+                # The order of the list matters: one may need another that is no public package.
+                yield ["--no-index", "--find-links", staged, at(name)]
+    if os.path.exists(at("workflow.tar.gz")):
+        yield [at("workflow.tar.gz")]
+
+
+def install(directory, staged, requirements, packages):
+    """Installs what the job brought. Gives the interpreter that has it: ours, when it brought nothing."""
+    todo = list(installs(staged, requirements, packages))
+    if not todo:
+        return None
+    python = layer(directory)
+    for arguments in todo:
+        if arguments[0] == "-r":
+            # What was staged suffices most often, and needs no network.
+            if pip(python, "--no-index", "--find-links", staged, *arguments, may_fail=True):
+                continue
+            arguments = ["--find-links", staged, *arguments]
+        elif arguments[0] == "--no-index":
+            if pip(python, *arguments, may_fail=True):
+                continue
+            arguments = arguments[1:]
+        pip(python, *arguments)
+    return python
+
+
+def work():
+    """Becomes Beam's worker."""
+    sys.argv = ["worker"]
+    runpy.run_module(WORKER, run_name="__main__", alter_sys=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="worker", allow_abbrev=False)
+    for name in ("id", "logging_endpoint", "artifact_endpoint", "provision_endpoint", "control_endpoint",
+                 "semi_persist_dir"):
+        parser.add_argument("--" + name, required=True)
+    parser.add_argument("--beam_version")
+    args, _ = parser.parse_known_args()
+    pipe = take_stdin()
+    end_with_the_server(pipe)
+
+    try:
+        import grpc
+        from apache_beam import version
+        from apache_beam.portability.api import beam_artifact_api_pb2_grpc as artifact_api
+        from apache_beam.portability.api import beam_provision_api_pb2 as provision
+        from apache_beam.portability.api import beam_provision_api_pb2_grpc as provision_api
+        from apache_beam.portability.api import beam_runner_api_pb2 as api
+        from google.protobuf import json_format
+    except ImportError as error:
+        fail("the worker's Python has no usable Apache Beam: %s" % error)
+    if args.beam_version and version.__version__ != args.beam_version:
+        fail("the job wants Apache Beam %s, and the worker's Python has %s"
+             % (args.beam_version, version.__version__))
+
+    who = [("worker_id", args.id)]
+
+    class Named(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+        """Says with each call which worker calls."""
+        @staticmethod
+        def _named(details):
+            return details._replace(metadata=[*(details.metadata or []), *who])
+
+        def intercept_unary_unary(self, call, details, request):
+            return call(self._named(details), request)
+
+        def intercept_unary_stream(self, call, details, request):
+            return call(self._named(details), request)
+
+    def channel(url):
+        plain = grpc.insecure_channel(url, options=[("grpc.max_receive_message_length", -1)])
+        return grpc.intercept_channel(plain, Named())
+
+    try:
+        stub = provision_api.ProvisionServiceStub(channel(args.provision_endpoint))
+        info = stub.GetProvisionInfo(provision.GetProvisionInfoRequest()).info
+        staged = os.path.join(args.semi_persist_dir, "staged")
+        os.makedirs(staged, exist_ok=True)
+        stub = artifact_api.ArtifactRetrievalServiceStub(
+            channel(info.artifact_endpoint.url or args.artifact_endpoint))
+        requirements, packages = [], []
+        for number, artifact in enumerate(info.dependencies):
+            if artifact.type_urn == PYPI:
+                package = api.PyPIPayload.FromString(artifact.type_payload)
+                packages.append("%s==%s" % (package.artifact_id, package.version))
+                continue
+            path = fetch(stub, artifact, staged, number)
+            if artifact.role_urn == REQUIREMENTS:
+                requirements.append(path)
+    except grpc.RpcError as error:
+        fail("the worker could not get what its job needs: %s" % error.details())
+
+    options = os.path.join(args.semi_persist_dir, "options.json")
+    with open(options, "w") as file:
+        file.write(json_format.MessageToJson(info.pipeline_options))
+    os.environ.update({
+        "WORKER_ID": args.id,
+        "PIPELINE_OPTIONS_FILE": options,
+        "SEMI_PERSISTENT_DIRECTORY": args.semi_persist_dir,
+        "LOGGING_API_SERVICE_DESCRIPTOR": 'url: "%s"' % (info.logging_endpoint.url or args.logging_endpoint),
+        "CONTROL_API_SERVICE_DESCRIPTOR": 'url: "%s"' % (info.control_endpoint.url or args.control_endpoint),
+        "RUNNER_CAPABILITIES": " ".join(info.runner_capabilities),
+    })
+    python = install(args.semi_persist_dir, staged, requirements, packages)
+    if python:
+        # A new interpreter, as packages that this one has loaded may have come in another version.
+        os.set_inheritable(pipe, True)
+        os.execv(python, [python, __file__, str(pipe)])
+    work()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        end_with_the_server(int(sys.argv[1]))
+        work()
+    else:
+        main()
