@@ -16,6 +16,7 @@ mod random;
 mod ready;
 mod server;
 mod setup;
+mod shuffle;
 mod usage;
 mod wire;
 
@@ -45,6 +46,8 @@ enum Command {
     Crash(crash::Options),
     /// Measures the time from the start of a server to its ready line
     Ready(ready::Options),
+    /// Measures the shuffle of pipelines alone: sealed, written and read under a cap of memory
+    Shuffle(shuffle::Options),
 }
 
 /// Requests make and drop many small buffers on several threads; see docs/adr/0006.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Engine(options) => engine::run(&options),
         Command::Crash(options) => crash::run(&options),
         Command::Ready(options) => ready::run(&options),
+        Command::Shuffle(options) => shuffle::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -114,7 +114,8 @@ impl fmt::Debug for Bigtable {
 }
 
 impl Bigtable {
-    /// Reads the catalog. Tablets are opened when they are used.
+    /// Reads the catalog. Tablets are opened when they are used. They, and scans, run on the runtime that
+    /// this is called on, whichever runtime asks for them.
     ///
     /// # Errors
     /// `DataLoss` when the catalog is not what was written.
@@ -128,6 +129,7 @@ impl Bigtable {
             clock: config.clock,
             row_locks: RowLocks::new(),
             room: config.room,
+            runtime: tokio::runtime::Handle::current(),
         });
         let store = Self { catalog, shared, directory: config.directory, tablets: RwLock::default() };
         store.remove_orphans().await?;

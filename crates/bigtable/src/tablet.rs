@@ -17,10 +17,12 @@ use claviger_sealed::scope::ScopeId;
 use claviger_sealed::{SealedOptions, SealedStore};
 use object_store::ObjectStore;
 use object_store::path::Path;
-use tokio::sync::{Mutex, RwLockReadGuard, RwLockWriteGuard, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLockWriteGuard, watch};
 
 use crate::catalog::{Catalog, TabletRecord};
 use crate::compaction::CollectGarbage;
+use crate::data::group::Committer;
 use crate::model::{Families, RowMergeOperator};
 
 /// The database's path below the tablet's own.
@@ -43,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) row_locks: RowLocks,
     pub(crate) room: RoomCheck,
+    /// Where databases and scans run, whichever thread asks for them.
+    pub(crate) runtime: Handle,
 }
 
 /// Says whether the disk has room for another write.
@@ -56,11 +60,11 @@ impl Shared {
 }
 
 /// Locks of rows, striped over all tablets: two rows may share one.
-pub(crate) struct RowLocks(Box<[tokio::sync::RwLock<()>]>);
+pub(crate) struct RowLocks(Box<[Arc<tokio::sync::RwLock<()>>]>);
 
 impl RowLocks {
     pub(crate) fn new() -> Self {
-        Self(std::iter::repeat_with(tokio::sync::RwLock::default).take(ROW_LOCKS).collect())
+        Self(std::iter::repeat_with(Arc::default).take(ROW_LOCKS).collect())
     }
 }
 
@@ -83,7 +87,8 @@ pub(crate) struct Tablet {
 
 /// A tablet whose database is open. Whoever works on rows holds one.
 pub(crate) struct OpenTablet {
-    pub(crate) engine: Engine,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) committer: Committer,
     store: Arc<SealedStore>,
     scope: Arc<Scope>,
 }
@@ -157,13 +162,13 @@ impl Tablet {
     pub(crate) async fn share_rows<'k>(
         &self,
         keys: impl Iterator<Item = &'k [u8]>,
-    ) -> Vec<RwLockReadGuard<'_, ()>> {
+    ) -> Vec<OwnedRwLockReadGuard<()>> {
         let mut locks: Vec<_> = keys.map(|key| self.row_lock(key)).collect();
         locks.sort_unstable();
         locks.dedup();
         let mut held = Vec::with_capacity(locks.len());
         for lock in locks {
-            held.push(self.shared.row_locks.0[lock].read().await);
+            held.push(self.shared.row_locks.0[lock].clone().read_owned().await);
         }
         held
     }
@@ -198,6 +203,13 @@ impl Tablet {
             open.guard()?;
             return Ok(open);
         }
+        // The database's own tasks stay where it is opened, and must not hold a connection's thread up.
+        let this = self.clone();
+        let opened = self.shared.runtime.spawn(async move { this.open_now().await }).await;
+        opened.map_err(|e| Error::internal("a tablet could not be opened").because(e))?
+    }
+
+    async fn open_now(self: &Arc<Self>) -> Result<Arc<OpenTablet>> {
         let _turn = self.turning.lock().await;
         if let Some(open) = self.current() {
             if !open.engine.is_closed() {
@@ -242,7 +254,9 @@ impl Tablet {
             self.shared.catalog.mark_opened(&self.table, self.id.as_str()).await?;
             self.opened.store(true, Ordering::Relaxed);
         }
-        let open = Arc::new(OpenTablet { engine, store, scope: scope.clone() });
+        let engine = Arc::new(engine);
+        let committer = Committer::start(engine.clone());
+        let open = Arc::new(OpenTablet { engine, committer, store, scope: scope.clone() });
         lock.mark_changed();
         tokio::spawn(drop_when_locked(Arc::downgrade(self), Arc::downgrade(&open), lock));
         self.put(Some(open.clone()));

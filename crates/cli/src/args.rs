@@ -19,6 +19,9 @@ Examples:
   claviger kms keys create k --keyring ring --location us-east1 --purpose encryption
   claviger kms keys authorize k --keyring ring --location us-east1 --service bigtable
   claviger bigtable instances create aviary --cluster aviary-c1 --zone us-east1-b --kms-key KEY
+  claviger storage buckets create gs://flights --location us-east1 --default-kms-key KEY
+  claviger storage cp flights.csv gs://flights/
+  claviger dataflow jobs run delays --py-file delays.py --kms-key KEY
   eval \"$(claviger env)\"      for gcloud, cbt and Google's libraries
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
@@ -64,6 +67,12 @@ pub(crate) enum Command {
     /// Instances, clusters, tables and rows
     #[command(subcommand)]
     Bigtable(crate::bigtable::Command),
+    /// Buckets and objects, and copies between them and files
+    #[command(subcommand)]
+    Storage(crate::storage::Command),
+    /// Jobs: pipelines that run, ran, or will run
+    #[command(subcommand)]
+    Dataflow(crate::dataflow::Command),
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell

@@ -4,11 +4,16 @@
 
 use std::time::Duration;
 
+use claviger_beam_proto::job_management::artifact_staging_service_client::ArtifactStagingServiceClient;
+use claviger_beam_proto::job_management::job_service_client::JobServiceClient;
 use claviger_proto::google::bigtable::admin::v2::bigtable_instance_admin_client::BigtableInstanceAdminClient;
 use claviger_proto::google::bigtable::admin::v2::bigtable_table_admin_client::BigtableTableAdminClient;
 use claviger_proto::google::bigtable::v2::bigtable_client::BigtableClient;
 use claviger_proto::google::cloud::kms::v1::key_management_service_client::KeyManagementServiceClient;
 use claviger_proto::google::cloud::resourcemanager::v3::projects_client::ProjectsClient;
+use claviger_proto::google::dataflow::v1beta3::jobs_v1_beta3_client::JobsV1Beta3Client;
+use claviger_proto::google::dataflow::v1beta3::messages_v1_beta3_client::MessagesV1Beta3Client;
+use claviger_proto::google::dataflow::v1beta3::metrics_v1_beta3_client::MetricsV1Beta3Client;
 use claviger_proto::google::iam::v1::iam_policy_client::IamPolicyClient;
 use claviger_proto::google::longrunning::operations_client::OperationsClient;
 use claviger_proto::google::longrunning::{GetOperationRequest, Operation, operation};
@@ -21,7 +26,7 @@ use crate::output::Output;
 use crate::progress::Progress;
 
 /// How long to wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first wait between two looks at an operation; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest wait between two looks at an operation.
@@ -36,6 +41,8 @@ pub(crate) struct Session {
     pub(crate) out: Output,
     /// Ask nothing, show no progress.
     pub(crate) quiet: bool,
+    /// Where the server is: `http://HOST:PORT`.
+    pub(crate) url: String,
     channel: Channel,
 }
 
@@ -51,15 +58,11 @@ impl Session {
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_adaptive_window(true);
-        let channel = endpoint.connect().await.map_err(|error| {
-            Failure::advised(
-                format!("no server answers at {url}: {}", innermost(&error)),
-                "start one with 'claviger serve', or name another with --endpoint URL or CLAVIGER_ENDPOINT",
-            )
-        })?;
+        let channel =
+            endpoint.connect().await.map_err(|error| Failure::unreachable(&url, &innermost(&error)))?;
         let out = Output { format: global.format };
         let project = crate::names::project(&global.project)?.project().to_owned();
-        Ok(Self { project, out, quiet: global.quiet, channel })
+        Ok(Self { project, out, quiet: global.quiet, url, channel })
     }
 
     /// The key management service.
@@ -90,6 +93,31 @@ impl Session {
     /// Rows.
     pub(crate) fn rows(&self) -> BigtableClient<Channel> {
         BigtableClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// Jobs of pipelines.
+    pub(crate) fn jobs(&self) -> JobsV1Beta3Client<Channel> {
+        JobsV1Beta3Client::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// What jobs say.
+    pub(crate) fn job_messages(&self) -> MessagesV1Beta3Client<Channel> {
+        MessagesV1Beta3Client::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// What jobs measure.
+    pub(crate) fn job_metrics(&self) -> MetricsV1Beta3Client<Channel> {
+        MetricsV1Beta3Client::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// Beam's own service for jobs.
+    pub(crate) fn beam_jobs(&self) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channel.clone())
+    }
+
+    /// Beam's service that takes the files of jobs.
+    pub(crate) fn staging(&self) -> ArtifactStagingServiceClient<Channel> {
+        ArtifactStagingServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// Waits until an operation is done and gives its result.
@@ -157,7 +185,7 @@ pub(crate) fn url(endpoint: &str) -> Result<String, Failure> {
 }
 
 /// The cause at the bottom: `tonic` wraps "connection refused" in "transport error".
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;

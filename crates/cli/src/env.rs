@@ -50,6 +50,13 @@ pub(crate) fn run(global: &Global, options: &Options) -> Result<(), Failure> {
     crate::output::write_text(&written(&variables, options.shell))
 }
 
+/// The environment of programs that use Google's and Beam's libraries.
+pub(crate) fn for_programs(url: &str, project: &str) -> Vec<(String, String)> {
+    let mut variables = variables(url, project, PathBuf::new());
+    variables.retain(|(name, _)| !name.starts_with("CLOUDSDK_"));
+    variables
+}
+
 /// A folder for `gcloud`'s settings, so that the user's own stay as they are.
 fn settings_folder() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -57,6 +64,7 @@ fn settings_folder() -> PathBuf {
     settings.unwrap_or_else(std::env::temp_dir).join("claviger").join("gcloud")
 }
 
+/// The environment of tools that are to talk to the server at `url`.
 fn variables(url: &str, project: &str, settings: PathBuf) -> Vec<(String, String)> {
     let address = url.trim_start_matches("http://");
     let mut variables = vec![
@@ -128,6 +136,13 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn programs_get_what_is_not_gclouds() {
+        let names: Vec<_> = for_programs("http://h:1", "p").into_iter().map(|(name, _)| name).collect();
+        assert!(names.contains(&"STORAGE_EMULATOR_HOST".to_owned()), "{names:?}");
+        assert!(!names.iter().any(|name| name.starts_with("CLOUDSDK")), "{names:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use claviger_proto::google::rpc::{BadRequest, PreconditionFailure, Status as RpcStatus};
 use prost::{Message, Name};
+use serde_json::Value;
 use tonic::{Code, Status};
 
 /// A command that did not do what was asked.
@@ -16,6 +17,13 @@ pub(crate) enum Failure {
     Usage(String),
     /// Something on this side: a file, the terminal, the network.
     Local {
+        /// What went wrong.
+        message: String,
+        /// What to do next.
+        hint: Option<String>,
+    },
+    /// The connection was not made, or broke.
+    Lost {
         /// What went wrong.
         message: String,
         /// What to do next.
@@ -54,6 +62,27 @@ impl Failure {
         Self::Local { message: message.into(), hint: Some(hint.into()) }
     }
 
+    /// Nothing answers at a URL.
+    pub(crate) fn unreachable(url: &str, cause: &str) -> Self {
+        Self::Lost {
+            message: format!("no server answers at {url}: {cause}"),
+            hint: Some(
+                "start one with 'claviger serve', or name another with --endpoint URL or CLAVIGER_ENDPOINT"
+                    .into(),
+            ),
+        }
+    }
+
+    /// A connection that broke.
+    pub(crate) fn broken(url: &str, cause: &str) -> Self {
+        Self::Lost { message: format!("the connection to {url} broke: {cause}"), hint: None }
+    }
+
+    /// What a JSON API over HTTP answered: a status that is no success, and its body.
+    pub(crate) fn of_json(status: u16, body: &[u8]) -> Self {
+        Self::Server(Box::new(Refusal::of_json(status, body)))
+    }
+
     /// A wrong command line.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::Usage(message.into())
@@ -64,11 +93,22 @@ impl Failure {
         matches!(self, Self::Server(refusal) if refusal.code == Some(code))
     }
 
+    /// Whether the server gave this reason.
+    pub(crate) fn because_of(&self, reason: &str) -> bool {
+        matches!(self, Self::Server(refusal) if refusal.violations.iter().any(|told| told.kind == reason))
+    }
+
+    /// Whether the same may work in a moment.
+    pub(crate) fn is_passing(&self) -> bool {
+        let passing = [Code::Unavailable, Code::ResourceExhausted, Code::DeadlineExceeded];
+        matches!(self, Self::Lost { .. }) || passing.into_iter().any(|code| self.is(code))
+    }
+
     /// The lines for standard error.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Usage(message) => format!("error: {message}\n\nFor more information, try '--help'.\n"),
-            Self::Local { message, hint } => {
+            Self::Local { message, hint } | Self::Lost { message, hint } => {
                 let mut text = format!("error: {message}\n");
                 if let Some(hint) = hint {
                     let _ = writeln!(text, "hint: {hint}");
@@ -85,7 +125,7 @@ impl Failure {
         crate::output::say_raw(&self.text());
         match self {
             Self::Usage(_) => ExitCode::from(2),
-            Self::Local { .. } | Self::Server(_) => ExitCode::FAILURE,
+            Self::Local { .. } | Self::Lost { .. } | Self::Server(_) => ExitCode::FAILURE,
             Self::ReaderGone => ExitCode::SUCCESS,
         }
     }
@@ -130,10 +170,35 @@ impl Refusal {
         refusal
     }
 
+    /// Reads Google's form of an error: `{"error": {"message": M, "errors": [{"reason": R}]}}`.
+    fn of_json(status: u16, body: &[u8]) -> Self {
+        let told: Value = serde_json::from_slice(body).unwrap_or_default();
+        let error = told.get("error").unwrap_or(&Value::Null);
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+        let message = text(error.get("message"))
+            .filter(|message| !message.is_empty())
+            .unwrap_or_else(|| format!("the server answered with HTTP status {status}"));
+        let reason = text(error.get("errors").and_then(|errors| errors.get(0)).and_then(|e| e.get("reason")));
+        let mut refusal = Self { code: Some(code_of(status, reason.as_deref())), message, ..Self::default() };
+        if let Some(reason) = reason {
+            let subject = version_in(&refusal.message).or_else(|| key_in(&refusal.message));
+            // The reason of storage covers several states of a key; the text says which one it is.
+            let kind = match key_state_in(&refusal.message) {
+                Some(state) if reason == "cloudKmsDisabledKey" => state.to_owned(),
+                _ => reason,
+            };
+            let subject = subject.unwrap_or_default();
+            refusal.violations.push(Violation { kind, subject, description: String::new() });
+        }
+        refusal
+    }
+
     fn text(&self) -> String {
         let code = self.code.map_or("UNKNOWN", code_name);
         let mut text = format!("error: {} ({code})\n", self.message.trim_end());
-        for violation in &self.violations {
+        // A bare reason of a JSON API says no more than the code.
+        let is_bare = |told: &&Violation| told.subject.is_empty() && told.description.is_empty();
+        for violation in self.violations.iter().filter(|told| !is_bare(told)) {
             let _ = write!(text, "  reason: {} {}", violation.kind, violation.subject);
             if violation.description.is_empty() || self.message.contains(&violation.description) {
                 text.push('\n');
@@ -221,6 +286,26 @@ impl Refusal {
     }
 }
 
+/// The state of a key that a text tells, as a violation names it.
+fn key_state_in(text: &str) -> Option<&'static str> {
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if says(&["is scheduled for destruction", "DESTROY_SCHEDULED"]) {
+        return Some("KEY_DESTROY_SCHEDULED");
+    }
+    says(&[" is disabled. ", " DISABLED"]).then_some("KEY_DISABLED")
+}
+
+/// What to do next about a text that the server keeps, such as the reason why a job failed.
+pub(crate) fn advice_on(text: &str) -> Option<String> {
+    let mut refusal =
+        Refusal { code: Some(Code::FailedPrecondition), message: text.to_owned(), ..Refusal::default() };
+    if let Some(state) = key_state_in(text) {
+        let subject = version_in(text).or_else(|| key_in(text)).unwrap_or_default();
+        refusal.violations.push(Violation { kind: state.to_owned(), subject, description: String::new() });
+    }
+    refusal.hint()
+}
+
 /// The first key name in a text.
 fn key_in(text: &str) -> Option<String> {
     named(text, &["projects", "locations", "keyRings", "cryptoKeys"])
@@ -246,6 +331,27 @@ fn named(text: &str, collections: &[&str]) -> Option<String> {
         }
         Some(found.join("/"))
     })
+}
+
+/// The code of an HTTP status, as Google maps them.
+fn code_of(status: u16, reason: Option<&str>) -> Code {
+    match (status, reason) {
+        (400, Some("cloudKmsDisabledKey")) | (412, _) => Code::FailedPrecondition,
+        (409, Some("conflict")) => Code::AlreadyExists,
+        (400 | 405 | 411 | 413, _) => Code::InvalidArgument,
+        (401, _) => Code::Unauthenticated,
+        (403, _) => Code::PermissionDenied,
+        (404 | 410, _) => Code::NotFound,
+        (409, _) => Code::Aborted,
+        (416, _) => Code::OutOfRange,
+        (408 | 504, _) => Code::DeadlineExceeded,
+        (429, _) => Code::ResourceExhausted,
+        (499, _) => Code::Cancelled,
+        (501, _) => Code::Unimplemented,
+        (502 | 503, _) => Code::Unavailable,
+        (500.., _) => Code::Internal,
+        _ => Code::Unknown,
+    }
 }
 
 /// The code as Google spells it.
@@ -353,6 +459,51 @@ mod tests {
         assert!(Failure::from(told).text().contains("  field: table_id: is too long\n"));
         let said = RpcStatus { code: 3, message: "table_id: is too long".into(), details: vec![any] };
         assert_eq!(Failure::from(said).text(), "error: table_id: is too long (INVALID_ARGUMENT)\n");
+    }
+
+    #[test]
+    fn the_reason_of_a_failed_job_has_its_advice() {
+        let denied = format!(
+            "Workflow failed. Causes: Cloud KMS key {KEY} cannot be validated. Grant \
+             service-1@dataflow-service-producer-prod.iam.gserviceaccount.com the role \
+             roles/cloudkms.cryptoKeyEncrypterDecrypter on the key."
+        );
+        let advice = advice_on(&denied).unwrap();
+        assert!(
+            advice.ends_with(&format!("claviger kms keys authorize {KEY} --service dataflow")),
+            "{advice}"
+        );
+        let disabled =
+            format!("The Cloud KMS key {VERSION} protecting a job is disabled. Access comes back.");
+        assert!(advice_on(&disabled).unwrap().ends_with(&format!("versions enable {VERSION}")));
+        assert_eq!(advice_on("The stage s3 failed: ZeroDivisionError"), None);
+    }
+
+    #[test]
+    fn a_refusal_in_json_is_told_as_any_other() {
+        let body = |message: &str, reason: &str| {
+            serde_json::json!({"error": {"code": 400, "message": message, "errors": [{"reason": reason}]}})
+                .to_string()
+        };
+        let text = |status, body: &str| Failure::of_json(status, body.as_bytes()).text();
+        let missing = text(404, &body("The specified bucket does not exist.", "notFound"));
+        assert_eq!(missing, "error: The specified bucket does not exist. (NOT_FOUND)\n");
+        let disabled = format!(
+            "Cloud KMS key is disabled, destroyed, or scheduled to be destroyed. The key {VERSION} of b is disabled. Access comes back."
+        );
+        let told = text(400, &body(&disabled, "cloudKmsDisabledKey"));
+        assert!(told.contains("(FAILED_PRECONDITION)") && told.contains("KEY_DISABLED"), "{told}");
+        assert!(told.contains(&format!("claviger kms keys versions enable {VERSION}")), "{told}");
+        let denied = format!(
+            "Permission denied on '{KEY}': grant service-1@gs-project-accounts.iam.gserviceaccount.com the role."
+        );
+        let told = text(403, &body(&denied, "forbidden"));
+        assert!(told.contains(&format!("claviger kms keys authorize {KEY} --service storage")), "{told}");
+        assert!(text(502, "<html>").contains("HTTP status 502 (UNAVAILABLE)"));
+        assert!(Failure::of_json(503, b"").is_passing() && !Failure::of_json(404, b"").is_passing());
+        assert!(
+            Failure::of_json(412, body("No.", "conditionNotMet").as_bytes()).because_of("conditionNotMet")
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod args;
 mod bigtable;
 mod client;
+mod dataflow;
 mod env;
 mod failure;
 mod flags;
@@ -19,6 +20,7 @@ mod names;
 mod output;
 mod progress;
 mod serve;
+mod storage;
 
 use std::process::ExitCode;
 
@@ -56,6 +58,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bigtable(command) => ask(async move {
             let session = Session::connect(cli.global).await?;
             bigtable::run(&session, command).await
+        }),
+        Command::Storage(command) => ask(storage::run(cli.global, command)),
+        Command::Dataflow(command) => ask(async move {
+            let session = Session::connect(cli.global).await?;
+            dataflow::run(&session, command).await
         }),
     }
 }

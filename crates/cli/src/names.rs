@@ -39,6 +39,56 @@ pub(crate) struct InKey {
     pub(crate) key: Option<String>,
 }
 
+/// Where a key that is given by its id is.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct KeyPlace {
+    /// The key ring of a KMS key that is given by its id
+    #[arg(long, value_name = "RING", requires = "kms_key")]
+    kms_keyring: Option<String>,
+    /// The location of --kms-keyring
+    #[arg(long, value_name = "LOCATION", requires = "kms_key")]
+    kms_location: Option<String>,
+    /// The project of the KMS key [default: --project]
+    #[arg(long, value_name = "ID", requires = "kms_key")]
+    kms_project: Option<String>,
+}
+
+/// The key that is to protect something.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct KeyOptions {
+    /// The key that is to protect the data: its full name, or an id with the three options below
+    #[arg(long, value_name = "KEY")]
+    kms_key: Option<String>,
+    #[command(flatten)]
+    place: KeyPlace,
+}
+
+impl KeyPlace {
+    /// The full name of a key that is given by it or by its id.
+    ///
+    /// # Errors
+    /// Usage: a part is missing or wrong.
+    pub(crate) fn name(&self, project: &str, key: &str) -> Result<CryptoKeyName, Failure> {
+        if !is_full(key) && (self.kms_keyring.is_none() || self.kms_location.is_none()) {
+            return Err(Failure::usage(format!(
+                "{key} is not a full name, so --kms-keyring and --kms-location are needed"
+            )));
+        }
+        let ring = InRing { location: self.kms_location.clone(), keyring: self.kms_keyring.clone() };
+        ring.key(self.kms_project.as_deref().unwrap_or(project), key)
+    }
+}
+
+impl KeyOptions {
+    /// The key's full name, if there is one.
+    ///
+    /// # Errors
+    /// Usage: a part is missing or wrong.
+    pub(crate) fn name(&self, project: &str) -> Result<Option<CryptoKeyName>, Failure> {
+        self.kms_key.as_deref().map(|key| self.place.name(project, key)).transpose()
+    }
+}
+
 /// Where clusters, tables and app profiles are.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct InInstance {
@@ -250,5 +300,19 @@ mod tests {
     fn a_name_of_another_kind_is_refused_with_the_shape() {
         let failure = InRing::default().key("p", "projects/p/locations/l/keyRings/r").unwrap_err();
         assert!(failure.text().contains(CryptoKeyName::SHAPE), "{}", failure.text());
+    }
+
+    #[test]
+    fn a_key_is_a_full_name_or_an_id_with_its_ring_and_location() {
+        let some = |text: &str| Some(text.to_owned());
+        let full = KeyOptions { kms_key: some(KEY), ..Default::default() };
+        assert_eq!(full.name("other").unwrap().unwrap().as_str(), KEY);
+        let place =
+            KeyPlace { kms_keyring: some("r"), kms_location: some("us-east1"), kms_project: some("p") };
+        let parts = KeyOptions { kms_key: some("k"), place };
+        assert_eq!(parts.name("other").unwrap().unwrap().as_str(), KEY);
+        let short = KeyOptions { kms_key: some("k"), ..Default::default() };
+        assert!(short.name("p").unwrap_err().text().contains("--kms-keyring and --kms-location"));
+        assert_eq!(KeyOptions::default().name("p").unwrap(), None);
     }
 }

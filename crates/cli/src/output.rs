@@ -14,7 +14,7 @@ use crate::failure::Failure;
 
 mod table;
 
-pub(crate) use table::{Cell, Column};
+pub(crate) use table::{Cell, Column, at, plain};
 
 /// How results are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -66,11 +66,18 @@ impl Output {
     /// # Errors
     /// When standard output cannot be written.
     pub(crate) fn one<M: Message + Name>(&self, item: &M) -> Result<(), Failure> {
-        let value = value(item)?;
+        self.one_value(&value(item)?)
+    }
+
+    /// One thing that came as JSON.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub(crate) fn one_value(&self, value: &Value) -> Result<(), Failure> {
         match self.format {
-            Format::Json => write_text(&json(&value)),
-            Format::Yaml => write_text(&yaml(&value)?),
-            Format::Table => write_text(&table::fields(&value)),
+            Format::Json => write_text(&json(value)),
+            Format::Yaml => write_text(&yaml(value)?),
+            Format::Table => write_text(&table::fields(value)),
         }
     }
 
@@ -81,6 +88,15 @@ impl Output {
     pub(crate) fn done<M: Message + Name>(&self, item: &M, sentence: &str) -> Result<(), Failure> {
         say(sentence);
         if self.format == Format::Table { Ok(()) } else { self.one(item) }
+    }
+
+    /// As [`Output::done`], of a thing that came as JSON.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub(crate) fn done_value(&self, value: &Value, sentence: &str) -> Result<(), Failure> {
+        say(sentence);
+        if self.format == Format::Table { Ok(()) } else { self.one_value(value) }
     }
 }
 

@@ -36,6 +36,44 @@ impl Progress {
         Self(bar)
     }
 
+    /// Work on a number of bytes that is not known from the start; [`Progress::expect`] adds to it.
+    pub(crate) fn growing(quiet: bool, doing: impl Into<String>) -> Self {
+        Self::bytes(quiet, 0, doing)
+    }
+
+    /// Work in steps; [`Progress::expect`] says how many there are.
+    pub(crate) fn steps(quiet: bool, doing: impl Into<String>) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(0), target(quiet));
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {msg} [{wide_bar}] {pos}/{len} ({elapsed})")
+        {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(doing.into());
+        bar.enable_steady_tick(TICK);
+        Self(bar)
+    }
+
+    /// There is more to do.
+    pub(crate) fn expect(&self, more: u64) {
+        self.0.inc_length(more);
+    }
+
+    /// There is so much to do in all.
+    pub(crate) fn length(&self, length: u64) {
+        self.0.set_length(length);
+    }
+
+    /// More is done.
+    pub(crate) fn advance(&self, by: u64) {
+        self.0.inc(by);
+    }
+
+    /// Writes to the terminal without the bar in between.
+    pub(crate) fn aside<R>(&self, write: impl FnOnce() -> R) -> R {
+        self.0.suspend(write)
+    }
+
     /// What is being done now.
     pub(crate) fn message(&self, doing: impl Into<String>) {
         self.0.set_message(doing.into());

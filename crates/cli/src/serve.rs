@@ -63,7 +63,7 @@ struct Told {
     /// Where to listen; port 0 takes a free one [default: 127.0.0.1:9700]
     #[arg(long, value_name = "HOST:PORT", env = "CLAVIGER_LISTEN")]
     listen: Option<String>,
-    /// The services to run, parted by commas: kms, bigtable [default: all]
+    /// The services to run, parted by commas: kms, bigtable, storage, dataflow [default: all]
     #[arg(long, value_name = "LIST", env = "CLAVIGER_SERVICES", value_delimiter = ',')]
     services: Option<Vec<String>>,
     /// A KMS elsewhere; not built yet [default: the one in this process]
@@ -101,6 +101,26 @@ struct Told {
     /// Memory for decrypted blocks, as in 256MiB [default: 256MiB]
     #[arg(long, value_name = "SIZE", env = "CLAVIGER_CACHE_BYTES")]
     cache_bytes: Option<Size>,
+    /// Memory that the shuffles of all jobs share, as in 1GiB; the rest goes to the disk, sealed [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "CLAVIGER_SHUFFLE_MEMORY")]
+    shuffle_memory: Option<Size>,
+    /// Where the Python environments of workers are made, one for each version of Python and Apache Beam; no
+    /// user's data are in them [default: DATA_DIR-workers]
+    #[arg(long, value_name = "DIR", env = "CLAVIGER_WORKER_DIR")]
+    worker_dir: Option<PathBuf>,
+    /// Where running workers have their files, staged ones among them, in clear: a directory in memory [default:
+    /// one in /dev/shm]
+    #[arg(long, value_name = "DIR", env = "CLAVIGER_WORKER_SCRATCH")]
+    worker_scratch: Option<PathBuf>,
+    /// A Python interpreter with Apache Beam for workers, in place of environments made for them [no default]
+    #[arg(long, value_name = "PATH", env = "CLAVIGER_BEAM_PYTHON")]
+    beam_python: Option<PathBuf>,
+    /// The project of jobs that name none [default: claviger]
+    #[arg(long, value_name = "PROJECT", env = "CLAVIGER_DEFAULT_PROJECT")]
+    default_project: Option<String>,
+    /// The region of jobs that name none [default: us-central1]
+    #[arg(long, value_name = "REGION", env = "CLAVIGER_DEFAULT_REGION")]
+    default_region: Option<String>,
 }
 
 /// A size: a number of bytes in TOML, or text such as `256MiB`.
@@ -236,6 +256,12 @@ fn merged(first: &Told, second: &Told) -> Result<ServeConfig, Failure> {
         root_key_file,
         root_passphrase_file,
         cache_bytes: told!(cache_bytes).map_or(default.cache_bytes, |size| size.0),
+        shuffle_memory: told!(shuffle_memory).map_or(default.shuffle_memory, |size| size.0),
+        worker_dir: told!(worker_dir),
+        worker_scratch: told!(worker_scratch),
+        beam_python: told!(beam_python),
+        default_project: told!(default_project).unwrap_or(default.default_project),
+        default_region: told!(default_region).unwrap_or(default.default_region),
     })
 }
 
@@ -319,7 +345,10 @@ mod tests {
     fn wrong_values_are_refused_by_name() {
         for (line, part) in [
             ("serve --kms-grace soon", "--kms-grace: 'soon' is not a duration"),
-            ("serve --services kms,mail", "there is no service 'mail'; there are kms, bigtable"),
+            (
+                "serve --services kms,mail",
+                "there is no service 'mail'; there are kms, bigtable, storage, dataflow",
+            ),
             ("serve --listen nonsense", "--listen 'nonsense' is not HOST:PORT"),
             ("serve --config /no/such/file", "cannot read /no/such/file"),
         ] {
@@ -344,7 +373,7 @@ mod tests {
             }
             let value = match flag {
                 "services" => "['kms']",
-                "cache-bytes" => "1",
+                "cache-bytes" | "shuffle-memory" => "1",
                 "listen" => "'127.0.0.1:1'",
                 _ => "'1s'",
             };

@@ -62,6 +62,8 @@ pub struct ProcessConfig {
     pub python_cache: PathBuf,
     /// A Python interpreter that has Apache Beam and is to be used as it is, in place of those.
     pub beam_python: Option<PathBuf>,
+    /// Variables of all local processes: where they find the services of this server.
+    pub variables: BTreeMap<String, String>,
 }
 
 /// Whether an environment can be run here, without running it.
@@ -150,6 +152,7 @@ pub(crate) struct Launcher {
     pools: Arc<dyn WorkerPoolClient>,
     scratch: Scratch,
     python: Python,
+    variables: BTreeMap<String, String>,
 }
 
 /// What is left to do for a worker once all that takes long is done.
@@ -168,7 +171,8 @@ impl Launcher {
     pub(crate) fn new(pools: Arc<dyn WorkerPoolClient>, config: ProcessConfig) -> Self {
         let scratch = Scratch::new(config.scratch, &config.owner);
         scratch.clear();
-        Self { pools, scratch, python: Python::new(config.python_cache, config.beam_python) }
+        let python = Python::new(config.python_cache, config.beam_python);
+        Self { pools, scratch, python, variables: config.variables }
     }
 
     /// Does what may take minutes once: makes the environment's interpreter.
@@ -181,7 +185,10 @@ impl Launcher {
                 return Ok(Prepared::Pool { pools: self.pools.clone(), url, params });
             }
             Kind::Command { command, env } => {
-                Command { program: command.into(), first: Vec::new(), env, dir: self.scratch.dir(&core.id)? }
+                let mut variables = self.variables.clone();
+                variables.extend(env);
+                let dir = self.scratch.dir(&core.id)?;
+                Command { program: command.into(), first: Vec::new(), env: variables, dir }
             }
             Kind::Python(image) => {
                 let program = self.python.interpreter(&image, core).await?;
@@ -189,7 +196,7 @@ impl Launcher {
                 let boot = dir.write("claviger_boot.py", BOOT)?;
                 let version = format!("--beam_version={}", image.beam);
                 let first = vec![boot.to_string_lossy().into_owned(), version];
-                Command { program, first, env: BTreeMap::new(), dir }
+                Command { program, first, env: self.variables.clone(), dir }
             }
         };
         Ok(Prepared::Process(command))

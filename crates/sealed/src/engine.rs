@@ -2,11 +2,13 @@
 //! when a key goes.
 //!
 //! Invariant: nothing ticks while nothing waits. A write is durable once [`Engine::commit`] or
-//! [`Committed::durable`] returns; one flush at a time carries all writes that came before it.
+//! [`Committed::durable`] returns; one flush at a time carries all writes that came before it. Where the
+//! store can append, the log is ours (`engine/wal`); else it is SlateDB's own.
 //! SlateDB's own disk caches stay off: they would hold decrypted bytes.
 
 mod cache;
 mod error;
+mod wal;
 
 use std::fmt;
 use std::ops::Bound;
@@ -21,15 +23,17 @@ use slatedb::config::{
     CloseOptions, CompactionWorkerOptions, CompactorOptions, DurabilityLevel,
     GarbageCollectorDirectoryOptions, GarbageCollectorOptions, ReadOptions, ScanOptions, Settings,
 };
+use slatedb::wal::WalError;
 use slatedb::{
-    CompactionFilterSupplier, Db, DbIterator, IterationOrder, MergeOperator, SstBlockSize, WriteBatch,
-    WriteHandle,
+    CompactionFilterSupplier, Db, DbIterator, GarbageCollectorBuilder, IterationOrder, MergeOperator,
+    SstBlockSize, WriteBatch, WriteHandle,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 pub use cache::BlockCache;
 pub use error::from_slatedb;
+pub use wal::rows;
 
 /// How long SlateDB waits between two looks at what others wrote; nobody else writes our databases.
 const POLL: Duration = Duration::from_secs(30);
@@ -76,7 +80,7 @@ impl fmt::Debug for EngineOptions {
     }
 }
 
-fn settings(options: &EngineOptions) -> Settings {
+fn settings(options: &EngineOptions, own_log: bool) -> Settings {
     let garbage =
         GarbageCollectorDirectoryOptions { interval: Some(POLL), min_age: GARBAGE_MIN_AGE, dry_run: false };
     Settings {
@@ -101,7 +105,8 @@ fn settings(options: &EngineOptions) -> Settings {
         garbage_collector_options: Some(GarbageCollectorOptions {
             manifest_options: Some(garbage),
             wal_options: Some(garbage),
-            wal_fence_options: Some(garbage),
+            // Only SlateDB's own log has fences.
+            wal_fence_options: (!own_log).then_some(garbage),
             compacted_options: Some(garbage),
             compactions_options: Some(garbage),
             ..GarbageCollectorOptions::default()
@@ -116,9 +121,24 @@ static NEXT_CACHE_ID: AtomicU64 = AtomicU64::new(1);
 /// One open database.
 pub struct Engine {
     db: Db,
-    wanted: Arc<Notify>,
-    flusher: JoinHandle<()>,
+    log: OpenLog,
     cache: Option<(Arc<BlockCache>, u64)>,
+}
+
+/// How writes become durable.
+enum OpenLog {
+    /// By our own log.
+    Own(Arc<wal::Core>),
+    /// By SlateDB's, which a task flushes when somebody waits.
+    Slate { wanted: Arc<Notify>, flusher: JoinHandle<()> },
+}
+
+impl OpenLog {
+    fn stop_flusher(&self) {
+        if let Self::Slate { flusher, .. } = self {
+            flusher.abort();
+        }
+    }
 }
 
 impl fmt::Debug for Engine {
@@ -146,7 +166,15 @@ impl Committed<'_> {
     /// # Errors
     /// When the log could not be written: the write may or may not be there after a restart.
     pub async fn durable(self) -> Result<()> {
-        self.engine.wanted.notify_one();
+        match &self.engine.log {
+            OpenLog::Own(log) => {
+                if log.durable(self.handle.seqnum()).await {
+                    return Ok(());
+                }
+                // Closed: SlateDB knows why.
+            }
+            OpenLog::Slate { wanted, .. } => wanted.notify_one(),
+        }
         self.handle.await_durable().await.map_err(from_slatedb)
     }
 }
@@ -158,11 +186,19 @@ impl Engine {
     /// The lock of the scope when its key is not usable, `DataLoss` when stored bytes were changed,
     /// and what the store answers.
     pub async fn open(store: Arc<dyn ObjectStore>, path: &str, options: EngineOptions) -> Result<Self> {
-        let settings = settings(&options);
+        let init = wal::find(&store, path).await?;
+        let settings = settings(&options, init.is_some());
         let worker = settings.compactor_options.clone().unwrap_or_default();
         let mut builder = Db::builder(path, store.clone())
-            .with_settings(settings)
+            .with_settings(settings.clone())
             .with_sst_block_size(SstBlockSize::Block16Kib);
+        let core = init.as_ref().map(wal::Init::core);
+        if let Some(init) = init {
+            let garbage = settings.garbage_collector_options.clone().unwrap_or_default();
+            let collector = Arc::new(init.collector());
+            let garbage = GarbageCollectorBuilder::new(path, store.clone()).with_options(garbage);
+            builder = builder.with_gc_builder(garbage.with_wal_gc(collector)).with_wal_writer(Box::new(init));
+        }
         let mut compactor = slatedb::CompactorBuilder::new(path, store)
             .with_options(worker)
             .with_sst_block_size(SstBlockSize::Block16Kib);
@@ -178,10 +214,26 @@ impl Engine {
         if let Some(filter) = options.compaction_filter {
             compactor = compactor.with_compaction_filter_supplier(filter);
         }
-        let db = builder.with_compactor_builder(compactor).build().await.map_err(from_slatedb)?;
-        let wanted = Arc::new(Notify::new());
-        let flusher = tokio::spawn(flush_when_wanted(db.clone(), wanted.clone()));
-        Ok(Self { db, wanted, flusher, cache })
+        let built = builder.with_compactor_builder(compactor).build().await;
+        let core = core.and_then(|core| core.get().cloned());
+        let db = match built {
+            Ok(db) => db,
+            Err(error) => {
+                if let Some(core) = core {
+                    core.close(WalError::Closed);
+                }
+                return Err(from_slatedb(error));
+            }
+        };
+        let log = match core {
+            Some(core) => OpenLog::Own(core),
+            None => {
+                let wanted = Arc::new(Notify::new());
+                let flusher = tokio::spawn(flush_when_wanted(db.clone(), wanted.clone()));
+                OpenLog::Slate { wanted, flusher }
+            }
+        };
+        Ok(Self { db, log, cache })
     }
 
     /// Applies a batch, atomically. Readers see it at once; see [`Committed::durable`].
@@ -283,7 +335,7 @@ impl Engine {
     }
 
     async fn stop(&self, options: CloseOptions) -> Result<()> {
-        self.flusher.abort();
+        self.log.stop_flusher();
         let closed = self.db.close_with_options(options).await.map_err(from_slatedb);
         if let Some((cache, id)) = &self.cache {
             cache.forget(*id);
@@ -294,7 +346,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.flusher.abort();
+        self.log.stop_flusher();
         if let Some((cache, id)) = &self.cache {
             cache.forget(*id);
         }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use claviger_core::{Error, ErrorKind};
 use slatedb_common::retry::NonRetryable;
 
+use crate::append::TakenOver;
+
 /// What is wrong with a stored object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -154,6 +156,11 @@ pub fn is_no_space(error: &(dyn StdError + 'static)) -> bool {
         io.is_some_and(full).then_some(())
     })
     .is_some()
+}
+
+/// Whether another writer took over what was to be written.
+pub(crate) fn is_taken_over(error: &(dyn StdError + 'static)) -> bool {
+    find(error, |e| e.downcast_ref::<TakenOver>().map(drop)).is_some()
 }
 
 /// Whether a read ended before it should have: the object is shorter than its metadata said.

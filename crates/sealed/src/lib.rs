@@ -2,12 +2,15 @@
 //!
 //! Invariant: this is the only crate that touches a disk, and what it writes is sealed.
 
+pub mod append;
+mod buffers;
 pub mod engine;
 mod error;
 mod local;
 mod records;
 pub mod scope;
 pub mod store;
+mod varint;
 
 pub use error::{Change, Tamper, from_store, is_no_space, lock_error, tamper};
 pub use local::LocalStore;

@@ -9,8 +9,10 @@
 //!
 //! Invariant: an object appears whole and durable or not at all: it is written aside, made durable,
 //! moved to its name, and the directory is made durable, before a write returns. One process at a time
-//! uses a directory, so what this one remembers of a file stays true.
+//! uses a directory, so what this one remembers of a file stays true. Files of logs grow in place, see
+//! `append`; who reads one does so when nobody appends to it.
 
+mod append;
 mod dirs;
 mod files;
 mod list;
@@ -33,6 +35,7 @@ use object_store::{
     PutResult, RenameOptions, RenameTargetMode, Result,
 };
 
+use crate::append::{AppendQuestion, AppendStore};
 use crate::error::{from_io, permanent};
 use files::CachedFile;
 use open::Disk;
@@ -131,6 +134,10 @@ impl ObjectStore for LocalStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if let Some(question) = AppendQuestion::of(&options) {
+            question.answer(Arc::new(self.clone()) as Arc<dyn AppendStore>);
+            return Err(Error::NotFound { path: location.to_string(), source: "it was a question".into() });
+        }
         let file = self.disk.file(location)?;
         let meta = file.meta(location.clone());
         options.check_preconditions(&meta)?;

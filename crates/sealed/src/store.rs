@@ -5,6 +5,8 @@
 //! changed one. Two files of the whole store put back together with their ledger look like the past:
 //! that, only something outside this store can notice.
 //!
+//! Beside objects it keeps [`log`]s, where the store below can append.
+//!
 //! Invariant: the scope's keys are asked on every operation and between the pieces of a long read; no
 //! plaintext and no attribute reaches the store below. One `SealedStore` at a time uses a prefix.
 //!
@@ -20,6 +22,7 @@ mod golden;
 pub mod header;
 pub mod ledger;
 mod lists;
+pub mod log;
 mod place;
 mod read;
 mod upload;
@@ -42,6 +45,7 @@ use object_store::{
     RenameTargetMode, Result, TagSet,
 };
 
+use crate::append::{AppendQuestion, AppendStore};
 use crate::error::{from_store, permanent};
 use crate::scope::ScopeKeys;
 use book::Book;
@@ -109,6 +113,9 @@ struct Shared {
     flush_micros: AtomicU64,
     /// Whether the store below said that it takes no attributes.
     refuses_attributes: AtomicBool,
+    /// Where logs can be kept, if they can.
+    append: Option<Arc<dyn AppendStore>>,
+    logs: log::Keys,
 }
 
 impl fmt::Debug for Shared {
@@ -135,6 +142,7 @@ impl SealedStore {
         keys.current()?;
         let place = Arc::new(Place { inner, prefix, keys });
         let start = check::check(&place, &options).await.map_err(from_store)?;
+        let append = AppendQuestion::ask(place.inner.as_ref()).await;
         let open_files = NonZeroUsize::new(options.open_files).unwrap_or(NonZeroUsize::MIN);
         let shared = Shared {
             place,
@@ -147,6 +155,8 @@ impl SealedStore {
             flushing: tokio::sync::Mutex::new(Flushing::new(start.etag)),
             flush_micros: AtomicU64::new(0),
             refuses_attributes: AtomicBool::new(false),
+            append,
+            logs: log::Keys::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -154,6 +164,7 @@ impl SealedStore {
     /// Drops every derived key from memory. Reads under way end with the answer of the scope's keys.
     pub fn forget(&self) {
         self.shared.open_files.forget_all();
+        self.shared.logs.forget_all();
     }
 
     /// Returns once the ledger has all changes and the files of deleted objects are gone.
@@ -205,7 +216,7 @@ impl Shared {
 /// Refuses the paths that no object can have.
 fn object_path(location: &Path) -> Result<&str> {
     match location.as_ref() {
-        "" | LEDGER => {
+        path if path.is_empty() || path == LEDGER || log::is_log(path) => {
             Err(Error::NotSupported { source: format!("no object can be at '{location}'").into() })
         }
         path => Ok(path),
@@ -241,6 +252,10 @@ impl ObjectStore for SealedStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if let Some(question) = log::LogQuestion::of(&options) {
+            question.answer(self.shared.logs());
+            return Err(Error::NotFound { path: location.to_string(), source: "it was a question".into() });
+        }
         self.shared.get(location, &options).await
     }
 

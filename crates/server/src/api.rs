@@ -16,10 +16,14 @@ use claviger_proto::google::cloud::location::locations_server::LocationsServer;
 use claviger_proto::google::cloud::resourcemanager::v3::projects_server::ProjectsServer;
 use claviger_proto::google::iam::v1::iam_policy_server::IamPolicyServer;
 use claviger_proto::google::longrunning::operations_server::OperationsServer;
+use tokio::runtime::Handle;
 use tonic::service::Routes;
 
+use crate::beam::fn_api::FnApi;
+use crate::beam::jobs::JobApi;
 use crate::bigtable::{DataApi, InstanceAdminApi, TableAdminApi};
 use crate::config::ServeConfig;
+use crate::dataflow::DataflowApi;
 use crate::http::Front;
 use crate::kms::KmsApi;
 use crate::metrics::Metrics;
@@ -27,6 +31,7 @@ use crate::operations::OperationsApi;
 use crate::projects::ProjectsApi;
 use crate::rest::Rest;
 use crate::run::{Services, open_dir};
+use crate::storage::StorageApi;
 
 /// Opens the KMS in its own directory.
 pub(crate) async fn open_kms(config: &ServeConfig, clock: Arc<dyn Clock>) -> Result<Arc<Kms>> {
@@ -64,11 +69,16 @@ impl Front {
         routes.add_service(IamPolicyServer::new(kms.clone()));
         routes.add_service(LocationsServer::new(kms));
         routes.add_service(ProjectsServer::new(ProjectsApi::new(services.kms.clone())));
-        if let Some(data) = &services.data {
-            let (store, operations) = (data.bigtable.clone(), data.operations.clone());
+        let mut serves_rows = None;
+        if let Some(data) = &services.data
+            && let Some(store) = data.bigtable.clone()
+        {
+            let operations = data.operations.clone();
             let rows = BigtableServer::new(DataApi { store: store.clone(), clock: services.clock.clone() })
                 .max_decoding_message_size(limits::REQUEST_BYTES)
                 .max_encoding_message_size(limits::REQUEST_BYTES);
+            serves_rows = Some(rows.clone());
+            // For REST.
             routes.add_service(rows);
             routes.add_service(BigtableTableAdminServer::new(TableAdminApi {
                 store: store.clone(),
@@ -80,9 +90,24 @@ impl Front {
             }));
             routes.add_service(OperationsServer::new(OperationsApi(operations)));
         }
+        if let Some(jobs) = services.data.as_ref().and_then(|data| data.jobs.as_ref()) {
+            FnApi::new(jobs.harnesses.clone()).add_to(&mut routes);
+            JobApi::new(jobs.dataflow.clone(), jobs.defaults.clone(), jobs.endpoint.clone())
+                .add_to(&mut routes);
+            DataflowApi::new(jobs.dataflow.clone(), jobs.defaults.clone(), services.clock.clone())
+                .add_to(&mut routes);
+        }
         let grpc = routes.routes().prepare().into_axum_router();
         let pool = claviger_proto::pool();
         let rest = Arc::new(Rest::new(pool, grpc.clone()));
-        Ok(Self { grpc, rest, metrics: Arc::new(Metrics::new(pool)), clock: services.clock.clone() })
+        Ok(Self {
+            rows: serves_rows,
+            storage: services.data.as_ref().and_then(|data| data.buckets.clone()).map(StorageApi::new),
+            grpc,
+            rest,
+            metrics: Arc::new(Metrics::new(pool)),
+            clock: services.clock.clone(),
+            others: Handle::current(),
+        })
     }
 }

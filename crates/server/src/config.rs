@@ -37,20 +37,42 @@ pub struct ServeConfig {
     pub root_passphrase_file: Option<PathBuf>,
     /// Bytes of decrypted blocks kept in memory.
     pub cache_bytes: u64,
+    /// Bytes of memory that the shuffles of all jobs share.
+    pub shuffle_memory: u64,
+    /// Where the Python environments of workers are made, one for each version; `<data_dir>-workers` when none
+    /// is named. Only public packages are in them.
+    pub worker_dir: Option<PathBuf>,
+    /// Where running workers have their files, staged ones among them, in clear; the machine's memory when none
+    /// is named.
+    pub worker_scratch: Option<PathBuf>,
+    /// A Python interpreter with Apache Beam, in place of environments made for it.
+    pub beam_python: Option<PathBuf>,
+    /// The project of jobs that name none.
+    pub default_project: String,
+    /// The region of jobs that name none.
+    pub default_region: String,
 }
 
 impl ServeConfig {
     /// The services there are.
-    pub const SERVICES: [&str; 2] = ["kms", "bigtable"];
+    pub const SERVICES: [&str; 4] = ["kms", "bigtable", "storage", "dataflow"];
 
     /// Where the KMS keeps its state: beside the data, never in it.
     #[must_use]
     pub fn kms_dir(&self) -> PathBuf {
-        self.kms_dir.clone().unwrap_or_else(|| {
-            let mut beside = self.data_dir.clone().into_os_string();
-            beside.push("-keys");
-            beside.into()
-        })
+        self.kms_dir.clone().unwrap_or_else(|| self.beside("-keys"))
+    }
+
+    /// Where the Python environments of workers are made.
+    #[must_use]
+    pub fn worker_dir(&self) -> PathBuf {
+        self.worker_dir.clone().unwrap_or_else(|| self.beside("-workers"))
+    }
+
+    fn beside(&self, ending: &str) -> PathBuf {
+        let mut beside = self.data_dir.clone().into_os_string();
+        beside.push(ending);
+        beside.into()
     }
 }
 
@@ -71,6 +93,12 @@ impl Default for ServeConfig {
             root_key_file: None,
             root_passphrase_file: None,
             cache_bytes: 256 * 1024 * 1024,
+            shuffle_memory: 256 * 1024 * 1024,
+            worker_dir: None,
+            worker_scratch: None,
+            beam_python: None,
+            default_project: "claviger".to_owned(),
+            default_region: "us-central1".to_owned(),
         }
     }
 }

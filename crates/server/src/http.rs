@@ -1,47 +1,62 @@
 //! One port for gRPC, REST and the pages that machines ask for.
 //!
 //! Invariant: whatever bytes arrive, the process lives: a panic in a handler becomes an error of that
-//! request alone.
+//! request alone. Reads and writes of rows are answered on the connection's own thread, everything else on
+//! the process's other threads.
 
-use std::convert::Infallible;
+mod cork;
+mod threads;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use claviger_core::Clock;
+use claviger_proto::google::bigtable::v2::bigtable_server::BigtableServer;
 use futures::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tower::ServiceExt as _;
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tower::{Service as _, ServiceExt as _};
 
+use crate::bigtable::DataApi;
 use crate::metrics::Metrics;
 use crate::rest::Rest;
+use crate::storage::StorageApi;
 
-/// How long requests under way may take once the server is told to stop.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The HTTP/2 flow-control window of a stream; of a connection, four times as much.
-const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// Requests at the same time on one connection.
-const STREAMS: u32 = 1_000;
+pub(crate) use threads::serve;
+
+/// The answer of every service. Tonic's body, so that the answers to reads of rows are not boxed twice.
+pub(crate) type Answer = Response<tonic::body::Body>;
+
+/// Where the methods are that are answered on the connection's thread.
+const ROWS: &str = "/google.bigtable.v2.Bigtable/";
 
 /// What answers requests.
 #[derive(Clone)]
 pub(crate) struct Front {
+    pub(crate) rows: Option<BigtableServer<DataApi>>,
+    pub(crate) storage: Option<StorageApi>,
     pub(crate) grpc: axum::Router,
     pub(crate) rest: Arc<Rest<axum::Router>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// The threads that are not a connection's.
+    pub(crate) others: Handle,
 }
 
 impl Front {
-    async fn answer(self, request: Request<Body>) -> Response<Body> {
+    async fn answer(self, request: Request<Incoming>) -> Answer {
         let grpc = is_grpc(&request);
-        let answered = AssertUnwindSafe(self.route(request)).catch_unwind().await;
-        answered.unwrap_or_else(|_| {
+        let answered = match (&self.rows, request.uri().path().starts_with(ROWS)) {
+            (Some(rows), true) if grpc => {
+                let rows = rows.clone();
+                AssertUnwindSafe(self.rows(rows, request)).catch_unwind().await.ok()
+            }
+            // A panic ends the task alone.
+            _ => self.others.clone().spawn(self.route(request)).await.ok(),
+        };
+        answered.unwrap_or_else(|| {
             tracing::error!("a request made its handler panic");
             if grpc {
                 grpc_error("13", "internal error")
@@ -51,29 +66,42 @@ impl Front {
         })
     }
 
-    async fn route(self, request: Request<Body>) -> Response<Body> {
+    async fn rows(self, mut rows: BigtableServer<DataApi>, request: Request<Incoming>) -> Answer {
+        let uri = request.uri().clone();
+        let started = self.clock.elapsed();
+        let Ok(response) = rows.call(request.map(tonic::body::Body::new)).await;
+        self.metrics.answered(uri.path(), self.clock.elapsed().saturating_sub(started));
+        with_sentence(uri.path(), response)
+    }
+
+    async fn route(self, request: Request<Incoming>) -> Answer {
         if is_grpc(&request) {
-            let path = request.uri().path().to_owned();
+            let uri = request.uri().clone();
             let started = self.clock.elapsed();
-            let answered = self.grpc.oneshot(request).await;
-            self.metrics.answered(&path, self.clock.elapsed().saturating_sub(started));
-            return with_sentence(&path, answered);
+            let Ok(response) = self.grpc.oneshot(request.map(Body::new)).await;
+            self.metrics.answered(uri.path(), self.clock.elapsed().saturating_sub(started));
+            return with_sentence(uri.path(), response.map(tonic::body::Body::new));
         }
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/healthz" | "/readyz") => plain(StatusCode::OK, "ok\n"),
             (&Method::GET, "/metrics") => plain(StatusCode::OK, self.metrics.render()),
-            _ => self.rest.call(request).await,
+            (method, path) => match &self.storage {
+                Some(storage) if storage.matches(method, path) => {
+                    storage.call(request.map(Body::new)).await.map(tonic::body::Body::new)
+                }
+                _ => self.rest.call(request.map(Body::new)).await.map(tonic::body::Body::new),
+            },
         }
     }
 }
 
-fn is_grpc(request: &Request<Body>) -> bool {
+fn is_grpc<B>(request: &Request<B>) -> bool {
     let kind = request.headers().get(header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-fn plain(status: StatusCode, text: impl Into<Body>) -> Response<Body> {
-    let mut response = Response::new(text.into());
+fn plain(status: StatusCode, text: impl Into<Body>) -> Answer {
+    let mut response = Response::new(tonic::body::Body::new(text.into()));
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -81,8 +109,8 @@ fn plain(status: StatusCode, text: impl Into<Body>) -> Response<Body> {
     response
 }
 
-fn grpc_error(code: &'static str, message: &str) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+fn grpc_error(code: &'static str, message: &str) -> Answer {
+    let mut response = Response::new(tonic::body::Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert("grpc-status", HeaderValue::from_static(code));
@@ -93,8 +121,7 @@ fn grpc_error(code: &'static str, message: &str) -> Response<Body> {
 }
 
 /// Gives an UNIMPLEMENTED that comes without a reason its sentence.
-fn with_sentence(path: &str, answered: Result<Response<Body>, Infallible>) -> Response<Body> {
-    let Ok(response) = answered;
+fn with_sentence(path: &str, response: Answer) -> Answer {
     let headers = response.headers();
     let bare = headers.get("grpc-status").is_some_and(|code| code == "12")
         && headers.get("grpc-message").is_none_or(|message| message.is_empty());
@@ -104,61 +131,4 @@ fn with_sentence(path: &str, answered: Result<Response<Body>, Infallible>) -> Re
     let method: String =
         path.trim_start_matches('/').chars().filter(char::is_ascii_graphic).take(200).collect();
     grpc_error("12", &format!("{method} is not built in this server."))
-}
-
-/// Waits for the word to stop, which also the end of the sender is.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Serves until `stop` says so, then lets requests under way end.
-///
-/// # Errors
-/// When the listener fails.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    front: Front,
-    mut stop: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(4 * WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS)
-        .keep_alive_interval(Duration::from_secs(60));
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
-    let builder = Arc::new(builder);
-    let graceful = hyper_util::server::graceful::GracefulShutdown::new();
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of file handles, or the peer left: the next accept may work.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            },
-            () = stopped(&mut stop) => break,
-        };
-        let _ = stream.set_nodelay(true);
-        let front = front.clone();
-        let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-            let front = front.clone();
-            async move { Ok::<_, Infallible>(front.answer(request.map(Body::new)).await) }
-        });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-        });
-    }
-    drop(listener);
-    let _ = tokio::time::timeout(PATIENCE, graceful.shutdown()).await;
-    Ok(())
 }

@@ -6,8 +6,10 @@
 
 mod api;
 mod auth;
+mod beam;
 mod bigtable;
 pub mod config;
+mod dataflow;
 mod http;
 mod kms;
 mod metrics;
@@ -16,6 +18,7 @@ mod projects;
 pub mod rest;
 mod run;
 pub mod status;
+mod storage;
 
 pub use config::ServeConfig;
 pub use run::serve;

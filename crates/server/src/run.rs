@@ -2,33 +2,44 @@
 //!
 //! Invariant: the ready line is printed once requests are answered, and a stop makes all durable first.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use claviger_bigtable::{Bigtable, KeyDirectory};
+use claviger_buckets::{Buckets, KeyDirectory as BucketKeyDirectory};
 use claviger_cmek::Manager;
 use claviger_core::names::CryptoKeyName;
 use claviger_core::{Caller, Clock, Error, ErrorKind, Result, SystemClock};
 use claviger_crypto::SecretBytes;
+use claviger_dataflow::{CloudFiles, Dataflow, Executor};
+use claviger_harness::{HarnessConfig, Harnesses, ProcessConfig};
 use claviger_kms::agents::Service;
 use claviger_kms::{KeyService, Kms};
 use claviger_sealed::{LocalStore, Records, SealedOptions, SealedStore};
+use claviger_shuffle::Budget;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::beam::fn_api::WorkerPools;
+use crate::beam::jobs::Defaults;
 use crate::config::ServeConfig;
 use crate::http::Front;
 use crate::operations::Operations;
-use crate::{api, http};
+use crate::{api, dataflow, http};
 
 /// The platform's own key, wrapped; see `claviger_cmek::platform`.
 const PLATFORM_KEY: &str = "platform.key";
 /// The sealed store of the catalog and of the wrapped keys.
 const PLATFORM: &str = "platform";
+/// The directories of what scopes protect: where one is, a catalog was.
+const SCOPES: [&str; 3] = ["bigtable", "buckets", "dataflow"];
+/// The part of the cache for decrypted blocks that buckets' indexes get.
+const BUCKETS_CACHE_SHARE: u64 = 8;
 /// The region of the platform's own key.
 const PLATFORM_REGION: &str = "global";
 /// How often a silent KMS is asked again, unless checks are more frequent.
@@ -46,7 +57,7 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
         Error::new(ErrorKind::FailedPrecondition, format!("cannot listen on {}: {e}", config.listen))
     })?;
     let address = listener.local_addr().map_err(|e| Error::internal("no local address").because(e))?;
-    let services = Services::open(&config, clock.clone()).await?;
+    let services = Services::open(&config, &address.to_string(), clock.clone()).await?;
     let front = Front::new(&services)?;
     let (stop, stopped) = watch::channel(false);
     let background = services.spawn();
@@ -55,7 +66,8 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
     shutdown.await;
     tracing::info!("stopping");
     stop.send_replace(true);
-    let _ = serving.await;
+    // Jobs that run have connections of their workers and watchers, which end with them.
+    let _ = tokio::join!(serving, services.stop_jobs());
     for task in background {
         task.abort();
     }
@@ -87,7 +99,7 @@ fn check(config: ServeConfig) -> Result<ServeConfig> {
         if !ServeConfig::SERVICES.contains(&service.as_str()) {
             return Err(Error::invalid(format!(
                 "'{service}' is not a service; there are {}",
-                ServeConfig::SERVICES.join(" and ")
+                ServeConfig::SERVICES.join(", ")
             )));
         }
     }
@@ -108,18 +120,29 @@ pub(crate) struct Services {
 
 /// What serves data.
 pub(crate) struct Data {
-    pub(crate) bigtable: Arc<Bigtable>,
+    pub(crate) bigtable: Option<Arc<Bigtable>>,
+    pub(crate) buckets: Option<Arc<Buckets>>,
+    pub(crate) jobs: Option<Jobs>,
     pub(crate) operations: Arc<Operations>,
     keys: Arc<Manager>,
     records: Arc<Records>,
     platform: Arc<SealedStore>,
 }
 
+/// What runs pipelines.
+pub(crate) struct Jobs {
+    pub(crate) dataflow: Arc<Dataflow>,
+    pub(crate) harnesses: Arc<Harnesses>,
+    pub(crate) defaults: Arc<Defaults>,
+    /// Where workers and clients reach us, as `HOST:PORT`.
+    pub(crate) endpoint: String,
+}
+
 impl Services {
-    async fn open(config: &ServeConfig, clock: Arc<dyn Clock>) -> Result<Self> {
+    async fn open(config: &ServeConfig, endpoint: &str, clock: Arc<dyn Clock>) -> Result<Self> {
         let kms = api::open_kms(config, clock.clone()).await?;
-        let data = if config.services.iter().any(|service| service == "bigtable") {
-            Some(Data::open(config, kms.clone(), clock.clone()).await?)
+        let data = if config.services.iter().any(|service| service != "kms") {
+            Some(Box::pin(Data::open(config, endpoint, kms.clone(), clock.clone())).await?)
         } else {
             None
         };
@@ -132,14 +155,26 @@ impl Services {
         let mut tasks = vec![tokio::spawn(async move { kms.run().await })];
         if let Some(data) = &self.data {
             tasks.push(tokio::spawn(data.keys.clone().run()));
-            tasks.push(tokio::spawn(data.bigtable.clone().close_idle_tablets()));
+            tasks.extend(data.bigtable.clone().map(|store| tokio::spawn(store.close_idle_tablets())));
+            tasks.extend(data.buckets.clone().map(|buckets| tokio::spawn(buckets.run())));
         }
         tasks
     }
 
+    async fn stop_jobs(&self) {
+        if let Some(jobs) = self.data.as_ref().and_then(|data| data.jobs.as_ref()) {
+            jobs.dataflow.close().await;
+        }
+    }
+
     async fn close(&self) -> Result<()> {
         if let Some(data) = &self.data {
-            data.bigtable.close().await;
+            if let Some(bigtable) = &data.bigtable {
+                bigtable.close().await;
+            }
+            if let Some(buckets) = &data.buckets {
+                buckets.close().await;
+            }
             data.keys.close().await?;
             data.records.close().await?;
             data.platform.close().await?;
@@ -149,13 +184,22 @@ impl Services {
 }
 
 impl Data {
-    async fn open(config: &ServeConfig, kms: Arc<Kms>, clock: Arc<dyn Clock>) -> Result<Self> {
+    async fn open(
+        config: &ServeConfig,
+        endpoint: &str,
+        kms: Arc<Kms>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         let disk = Arc::new(open_dir(&config.data_dir).await?);
         let files: Arc<dyn ObjectStore> = disk.clone();
         let (key, agent) = managed(&kms, Service::Platform, PLATFORM_REGION).await?;
-        // Where tables are, a catalog was: an empty one in its place would have them removed as left over.
-        let tablets = files.list_with_delimiter(Some(&Path::from("bigtable"))).await;
-        let has_tablets = !tablets.map_err(claviger_sealed::from_store)?.common_prefixes.is_empty();
+        // Where tables or buckets are, a catalog was: an empty one in its place would have them removed as
+        // left over.
+        let mut had_catalog = false;
+        for scopes in SCOPES {
+            let found = files.list_with_delimiter(Some(&Path::from(scopes))).await;
+            had_catalog |= !found.map_err(claviger_sealed::from_store)?.common_prefixes.is_empty();
+        }
         let platform_key = claviger_cmek::platform::open(
             kms.as_ref(),
             &key,
@@ -171,7 +215,7 @@ impl Data {
                 Path::from(PLATFORM),
                 Arc::new(platform_key),
                 clock.clone(),
-                SealedOptions { must_exist: has_tablets, lazy_deletes: true, ..SealedOptions::default() },
+                SealedOptions { must_exist: had_catalog, lazy_deletes: true, ..SealedOptions::default() },
             )
             .await?,
         );
@@ -187,19 +231,97 @@ impl Data {
                 ..claviger_cmek::Config::default()
             },
         )?;
-        let bigtable = Bigtable::open(claviger_bigtable::Config {
-            files,
-            records: records.clone(),
-            keys: keys.clone(),
-            directory: Arc::new(Directory(kms)),
-            clock: clock.clone(),
-            cache_bytes: config.cache_bytes,
-            room: Arc::new(move || disk.check_room()),
-        })
-        .await?;
+        let serves = |name: &str| config.services.iter().any(|service| service == name);
+        let room: Arc<dyn Fn() -> Result<()> + Send + Sync> = Arc::new(move || disk.check_room());
+        let mut bigtable = None;
+        if serves("bigtable") {
+            let config = claviger_bigtable::Config {
+                files: files.clone(),
+                records: records.clone(),
+                keys: keys.clone(),
+                directory: Arc::new(Directory { kms: kms.clone(), service: Service::Bigtable }),
+                clock: clock.clone(),
+                cache_bytes: config.cache_bytes,
+                room: room.clone(),
+            };
+            bigtable = Some(Bigtable::open(config).await?);
+        }
+        let mut buckets = None;
+        if serves("storage") {
+            let config = claviger_buckets::Config {
+                files: files.clone(),
+                records: records.clone(),
+                keys: keys.clone(),
+                directory: Arc::new(Directory { kms: kms.clone(), service: Service::Storage }),
+                clock: clock.clone(),
+                cache_bytes: config.cache_bytes / BUCKETS_CACHE_SHARE,
+                room: room.clone(),
+            };
+            buckets = Some(Buckets::open(config).await?);
+        }
+        let mut jobs = None;
+        if serves("dataflow") {
+            let harnesses = harnesses(config, endpoint, clock.clone());
+            let cloud =
+                buckets.clone().map(|buckets| Arc::new(dataflow::Files(buckets)) as Arc<dyn CloudFiles>);
+            let opened = Dataflow::open(claviger_dataflow::Config {
+                files,
+                records: records.clone(),
+                keys: keys.clone(),
+                directory: Arc::new(dataflow::Directory(kms)),
+                cloud,
+                harnesses: harnesses.clone(),
+                runner: Arc::new(Executor),
+                budget: Budget::new(usize::try_from(config.shuffle_memory).unwrap_or(usize::MAX)),
+                limits: claviger_dataflow::exec::Limits::default(),
+                clock: clock.clone(),
+                room,
+            });
+            let defaults =
+                Defaults { project: config.default_project.clone(), region: config.default_region.clone() };
+            jobs = Some(Jobs {
+                dataflow: opened.await?,
+                harnesses,
+                defaults: Arc::new(defaults),
+                endpoint: endpoint.to_owned(),
+            });
+        }
         let operations = Operations::open(records.clone(), clock).await?;
-        Ok(Self { bigtable, operations, keys, records, platform })
+        Ok(Self { bigtable, buckets, jobs, operations, keys, records, platform })
     }
+}
+
+/// Where workers come from.
+fn harnesses(config: &ServeConfig, endpoint: &str, clock: Arc<dyn Clock>) -> Arc<Harnesses> {
+    Harnesses::new(HarnessConfig {
+        endpoint: endpoint.to_owned(),
+        clock,
+        pools: Arc::new(WorkerPools),
+        processes: ProcessConfig {
+            scratch: config.worker_scratch.clone(),
+            owner: std::path::absolute(&config.data_dir)
+                .unwrap_or_else(|_| config.data_dir.clone())
+                .display()
+                .to_string(),
+            python_cache: config.worker_dir(),
+            beam_python: config.beam_python.clone(),
+            variables: worker_variables(config, endpoint),
+        },
+        limits: claviger_harness::Limits::default(),
+    })
+}
+
+/// What points the clients in a worker's code at this server. Nobody needs credentials here.
+fn worker_variables(config: &ServeConfig, endpoint: &str) -> BTreeMap<String, String> {
+    let serves = |name: &str| config.services.iter().any(|service| service == name);
+    let mut variables = BTreeMap::from([("NO_GCE_CHECK".to_owned(), "true".to_owned())]);
+    if serves("storage") {
+        variables.insert("STORAGE_EMULATOR_HOST".to_owned(), format!("http://{endpoint}"));
+    }
+    if serves("bigtable") {
+        variables.insert("BIGTABLE_EMULATOR_HOST".to_owned(), endpoint.to_owned());
+    }
+    variables
 }
 
 /// Takes a directory into use, or says which one it was and why not.
@@ -217,24 +339,46 @@ async fn managed(kms: &Kms, service: Service, region: &str) -> Result<(CryptoKey
     Ok((key, agent))
 }
 
-/// Service agents and managed keys, from the KMS of this process.
-struct Directory(Arc<Kms>);
+/// A service's agents and managed keys, from the KMS of this process.
+struct Directory {
+    kms: Arc<Kms>,
+    service: Service,
+}
 
 #[async_trait]
 impl KeyDirectory for Directory {
     async fn agent(&self, project: &str) -> Result<Caller> {
-        self.0.service_agent(Service::Bigtable, project).await
+        self.kms.service_agent(self.service, project).await
     }
 
     async fn managed_key(&self, region: &str) -> Result<(CryptoKeyName, Caller)> {
-        managed(&self.0, Service::Bigtable, region).await
+        managed(&self.kms, self.service, region).await
     }
 
     async fn try_key(&self, caller: &Caller, key: &CryptoKeyName) -> Result<()> {
         let probe = SecretBytes::new(b"claviger".to_vec());
         // Both halves: a key that only encrypts would lock its data in.
         let aad = b"claviger key trial";
-        let sealed = self.0.encrypt(caller, key, &probe, aad).await?;
-        self.0.decrypt(caller, key, &sealed.ciphertext, aad).await.map(drop)
+        let sealed = self.kms.encrypt(caller, key, &probe, aad).await?;
+        self.kms.decrypt(caller, key, &sealed.ciphertext, aad).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl BucketKeyDirectory for Directory {
+    async fn project_number(&self, project: &str) -> Result<u64> {
+        self.kms.project_number(project).await
+    }
+
+    async fn agent(&self, project: &str) -> Result<Caller> {
+        KeyDirectory::agent(self, project).await
+    }
+
+    async fn managed_key(&self, location: &str) -> Result<(CryptoKeyName, Caller)> {
+        KeyDirectory::managed_key(self, location).await
+    }
+
+    async fn try_key(&self, caller: &Caller, key: &CryptoKeyName) -> Result<()> {
+        KeyDirectory::try_key(self, caller, key).await
     }
 }

@@ -167,7 +167,7 @@ impl Bigtable {
             return Ok(ReadAnswer::Whole(sink.last_events()));
         }
         let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD);
-        tokio::spawn(async move {
+        self.shared.runtime.spawn(async move {
             let mut scan = Scan { open, sink, sender, reversed: request.reversed };
             match scan.run(&mut spans).await {
                 Ok(()) | Err(Ended::Client) => {}

@@ -9,12 +9,13 @@ use claviger_core::names::TableName;
 use claviger_core::{Error, Result};
 use slatedb::WriteBatch;
 
+use super::group::Rows;
 use crate::Bigtable;
 use crate::model::mutation::{check_row_key, encode_patch};
 use crate::model::{Families, Mutation};
 use crate::tablet::Tablet;
 
-/// Bytes that one batch of the engine aims at.
+/// Bytes of keys that one batch of removals aims at.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// The changes of one row.
@@ -81,34 +82,14 @@ impl Bigtable {
     }
 
     /// Writes encoded changes and waits until they are durable.
-    pub(super) async fn put_rows(&self, tablet: &Arc<Tablet>, rows: Vec<(Bytes, Bytes)>) -> Result<()> {
+    async fn put_rows(&self, tablet: &Arc<Tablet>, rows: Rows) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
         self.shared.check_room()?;
         let open = tablet.open().await?;
         let locks = tablet.share_rows(rows.iter().map(|(key, _)| &**key)).await;
-        let mut batch = WriteBatch::new();
-        let mut bytes = 0;
-        let mut last = None;
-        for (key, patch) in rows {
-            bytes += key.len() + patch.len();
-            batch.merge(key, patch);
-            if bytes >= BATCH_BYTES {
-                bytes = 0;
-                last =
-                    Some(open.engine.write(std::mem::take(&mut batch)).await.map_err(|e| open.explain(e))?);
-            }
-        }
-        if !batch.is_empty() {
-            last = Some(open.engine.write(batch).await.map_err(|e| open.explain(e))?);
-        }
-        drop(locks);
-        // The log is written in order: once the last batch is durable, all are.
-        match last {
-            Some(written) => written.durable().await.map_err(|e| open.explain(e)),
-            None => Ok(()),
-        }
+        open.committer.commit(rows, locks).await.map_err(|e| open.explain(e))
     }
 
     /// Removes all rows whose keys begin with `prefix`, in batches.

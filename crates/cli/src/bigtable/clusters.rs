@@ -17,7 +17,7 @@ use super::instances::{Storage, warn_of_missing};
 use crate::client::Session;
 use crate::failure::Failure;
 use crate::flags;
-use crate::names::{InInstance, InRing};
+use crate::names::{InInstance, KeyOptions};
 use crate::output::{Cell, Column, confirm, say};
 
 const COLUMNS: [Column; 6] = [
@@ -60,40 +60,6 @@ pub(crate) struct One {
 impl One {
     fn name(&self, session: &Session) -> Result<ClusterName, Failure> {
         self.at.cluster(&session.project, &self.cluster)
-    }
-}
-
-/// The key of a cluster.
-#[derive(Debug, Default, Args)]
-pub(crate) struct KeyOptions {
-    /// The key that is to protect the data: its full name, or an id with the three options below
-    #[arg(long, value_name = "KEY")]
-    kms_key: Option<String>,
-    /// The key ring of --kms-key
-    #[arg(long, value_name = "RING", requires = "kms_key")]
-    kms_keyring: Option<String>,
-    /// The location of --kms-keyring
-    #[arg(long, value_name = "LOCATION", requires = "kms_key")]
-    kms_location: Option<String>,
-    /// The project of the key [default: --project]
-    #[arg(long, value_name = "ID", requires = "kms_key")]
-    kms_project: Option<String>,
-}
-
-impl KeyOptions {
-    /// The key's full name, if there is one.
-    ///
-    /// # Errors
-    /// Usage: a part is missing or wrong.
-    pub(super) fn name(&self, project: &str) -> Result<Option<String>, Failure> {
-        let Some(key) = &self.kms_key else { return Ok(None) };
-        if !key.contains('/') && (self.kms_keyring.is_none() || self.kms_location.is_none()) {
-            return Err(Failure::usage(format!(
-                "{key} is not a full name, so --kms-keyring and --kms-location are needed"
-            )));
-        }
-        let ring = InRing { location: self.kms_location.clone(), keyring: self.kms_keyring.clone() };
-        Ok(Some(ring.key(self.kms_project.as_deref().unwrap_or(project), key)?.to_string()))
     }
 }
 
@@ -292,7 +258,7 @@ async fn create(session: &Session, options: &Create) -> Result<(), Failure> {
         id: name.cluster().to_owned(),
         zone: options.zone.clone(),
         nodes: Some(options.num_nodes),
-        key: options.key.name(&session.project)?,
+        key: options.key.name(&session.project)?.map(|key| key.to_string()),
         scaling: options.scaling,
         factor: options.node_scaling_factor,
     };
@@ -392,22 +358,5 @@ mod tests {
             let why = ClusterConfig::parse(text).unwrap_err();
             assert!(why.contains(part), "{text}: {why}");
         }
-    }
-
-    #[test]
-    fn a_key_is_a_full_name_or_an_id_with_its_ring_and_location() {
-        let some = |text: &str| Some(text.to_owned());
-        let full = KeyOptions { kms_key: some(KEY), ..Default::default() };
-        assert_eq!(full.name("other").unwrap().as_deref(), Some(KEY));
-        let parts = KeyOptions {
-            kms_key: some("k"),
-            kms_keyring: some("r"),
-            kms_location: some("us-east1"),
-            kms_project: some("p"),
-        };
-        assert_eq!(parts.name("other").unwrap().as_deref(), Some(KEY));
-        let short = KeyOptions { kms_key: some("k"), ..Default::default() };
-        assert!(short.name("p").unwrap_err().text().contains("--kms-keyring and --kms-location"));
-        assert_eq!(KeyOptions::default().name("p").unwrap(), None);
     }
 }

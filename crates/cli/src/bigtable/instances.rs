@@ -13,9 +13,10 @@ use claviger_proto::google::bigtable::admin::v2::{
 };
 use prost_types::FieldMask;
 
-use super::clusters::{ClusterConfig, KeyOptions};
+use super::clusters::ClusterConfig;
 use crate::client::Session;
 use crate::failure::Failure;
+use crate::names::KeyOptions;
 use crate::output::{Cell, Column, confirm, say};
 use crate::{flags, names};
 
@@ -177,7 +178,7 @@ async fn create(session: &Session, options: &Create) -> Result<(), Failure> {
     let short = options.cluster.clone().zip(options.zone.clone());
     let short = match short {
         Some((id, zone)) => {
-            let key = options.key.name(&session.project)?;
+            let key = options.key.name(&session.project)?.map(|key| key.to_string());
             Some(ClusterConfig::new(id, zone, options.nodes, key))
         }
         None => None,

@@ -14,6 +14,7 @@ use claviger_proto::google::cloud::kms::v1::{
     ListCryptoKeysRequest, ProtectionLevel, UpdateCryptoKeyPrimaryVersionRequest, UpdateCryptoKeyRequest,
 };
 use prost_types::FieldMask;
+use serde_json::Value;
 
 use super::{all_pages, authorize, crypt, iam, versions};
 use crate::client::Session;
@@ -258,6 +259,16 @@ impl LabelChanges {
         }
         labels.retain(|key, _| !self.remove_labels.contains(key));
         labels.extend(self.update_labels.iter().cloned());
+    }
+
+    /// The changes as a patch in JSON: a null removes a label, or all.
+    pub(crate) fn patch(&self) -> Value {
+        if self.clear_labels {
+            return Value::Null;
+        }
+        let removed = self.remove_labels.iter().map(|key| (key.clone(), Value::Null));
+        let set = self.update_labels.iter().map(|(key, value)| (key.clone(), value.as_str().into()));
+        Value::Object(removed.chain(set).collect())
     }
 }
 
@@ -507,6 +518,9 @@ mod tests {
         let expected: HashMap<String, String> =
             [("b", "9"), ("c", "3"), ("d", "4")].map(|(k, v)| (k.into(), v.into())).into();
         assert_eq!(labels, expected);
+        assert_eq!(changes.patch(), serde_json::json!({"a": null, "b": "9", "d": "4"}));
+        let cleared = LabelChanges { clear_labels: true, ..LabelChanges::default() };
+        assert_eq!(cleared.patch(), Value::Null);
     }
 
     #[test]

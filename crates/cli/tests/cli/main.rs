@@ -5,5 +5,7 @@
 mod alone;
 mod common;
 mod data;
+mod jobs;
 mod keys;
 mod serve;
+mod storage;

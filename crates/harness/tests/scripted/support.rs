@@ -110,6 +110,7 @@ impl World {
                 owner: "test".into(),
                 python_cache: scratch.path().join("cache"),
                 beam_python: Some(PathBuf::from("/no/python")),
+                variables: Default::default(),
             },
             limits,
         });

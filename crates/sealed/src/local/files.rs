@@ -86,6 +86,22 @@ impl FileCache {
         drop(closed);
     }
 
+    /// Forgets all files below a directory.
+    pub(super) fn forget_below(&self, dir: &Path) {
+        let mut state = self.lock();
+        state.epoch = state.epoch.wrapping_add(1);
+        let below: Vec<Path> = state
+            .files
+            .iter()
+            .map(|(path, _)| path)
+            .filter(|path| path.prefix_matches(dir))
+            .cloned()
+            .collect();
+        let closed: Vec<_> = below.iter().filter_map(|path| state.files.pop(path)).collect();
+        drop(state);
+        drop(closed);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -16,6 +16,7 @@ use claviger_core::{Error, ErrorKind};
 use object_store::Result;
 use object_store::path::Path;
 
+use super::append::Claims;
 use super::dirs::{self, Dirs};
 use super::files::FileCache;
 use super::room::Room;
@@ -46,6 +47,7 @@ pub(super) struct Disk {
     pub(super) stripes: Vec<Mutex<()>>,
     pub(super) next_temp: AtomicU64,
     pub(super) room: Room,
+    pub(super) claims: Claims,
     /// Locked as long as it is open.
     _lock: File,
 }
@@ -84,6 +86,7 @@ impl Disk {
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             next_temp: AtomicU64::new(0),
             room,
+            claims: Claims::default(),
             _lock: lock,
         })
     }

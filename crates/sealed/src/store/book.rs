@@ -131,6 +131,23 @@ impl Book {
         self.version += 1;
     }
 
+    /// Notes that a log's segment is durable up to `len`, and may go on.
+    pub(super) fn grow(&mut self, path: &str, sequence: u64, len: u64) {
+        if let Some(slot) = self.slots.get_mut(path) {
+            match &mut slot.entry.settled {
+                Some(version) if version.sequence == sequence => version.len = len,
+                _ => slot.entry = Entry::growing(sequence, Some(len)),
+            }
+        }
+        self.version += 1;
+    }
+
+    /// What is below a prefix and not deleted.
+    pub(super) fn below(&self, prefix: &str) -> Vec<(String, Entry)> {
+        let live = self.slots.iter().filter(|(path, slot)| !slot.deleting && path.starts_with(prefix));
+        live.map(|(path, slot)| (path.to_string(), slot.entry.clone())).collect()
+    }
+
     /// Notes that the writing of a version failed, so that it is not there for sure.
     pub(super) fn give_up(&mut self, path: &str, sequence: u64) {
         if let Some(slot) = self.slots.get_mut(path) {

@@ -17,7 +17,8 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, Result};
 
 use super::book::{MAX_UNNOTED, SKIP};
 use super::header::{FRONT, object_len};
-use super::ledger::{Entry, Ledger, Version};
+use super::ledger::{Entry, Ledger, UNKNOWN, Version};
+use super::log::is_log;
 use super::{LEDGER, Place, SealedOptions};
 use crate::error::{Change, permanent};
 
@@ -72,9 +73,25 @@ pub(super) async fn check(place: &Place, options: &SealedOptions) -> Result<Star
         .try_collect()
         .await?;
     for (path, version) in settled {
-        ledger.entries.insert(path, Entry { settled: Some(version), ..Entry::default() });
+        let entry = if is_log(&path) {
+            segment(ledger.entries.get(&path), version)
+        } else {
+            Entry { settled: Some(version), ..Entry::default() }
+        };
+        ledger.entries.insert(path, entry);
     }
     Ok(Start { ledger, etag })
+}
+
+/// What is known of a log's segment: its length tells nothing while it may go on.
+fn segment(entry: Option<&Entry>, found: Version) -> Entry {
+    let Some(entry) = entry else { return Entry::growing(found.sequence, None) };
+    let grows = |version: &Version| version.sequence == found.sequence && version.len == UNKNOWN;
+    let settled = entry.settled.filter(|settled| settled.sequence == found.sequence);
+    if settled.is_none() || entry.doubtful.iter().any(grows) {
+        return Entry::growing(found.sequence, settled.map(|settled| settled.len));
+    }
+    Entry { settled, ..Entry::default() }
 }
 
 /// The version of a file that the ledger does not vouch for alone.
@@ -85,7 +102,7 @@ async fn examine(
     stored: &Stored,
     entry: Option<&Entry>,
 ) -> Result<Version> {
-    if object_len(stored.len).is_none() {
+    if !is_log(path) && object_len(stored.len).is_none() {
         return Err(place.tampered(path, Change::Length));
     }
     let front = place.inner.get_range(&place.full(path)?, 0..FRONT as u64).await?;

@@ -46,7 +46,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 fn a_sealed_file_of_version_1_opens_and_is_written_the_same() {
     let key = || SecretKey::from_slice(&[0x42; 32]).unwrap();
     let (scope, path) = (ScopeId::new("bigtable/golden"), "wal/1.sst");
-    let header = Header { key: KeyId(3), sequence: (5 << 32) + 7 };
+    let header = Header { key: KeyId(3), sequence: (5 << 32) + 7, log: false };
     let salt = std::array::from_fn(|i| i as u8);
     let (message, prefix) = hazmat::message_key(&key(), &header.context(&scope, path), &salt).unwrap();
     let content = b"a row of a table";

@@ -3,7 +3,7 @@
 //! ```text
 //!  0  magic     "CLVGSEAL"
 //!  8  version   1
-//!  9  flags     0
+//!  9  flags     0 an object, 1 a segment of a log (see `log`)
 //! 10  reserved  0 (2 bytes)
 //! 12  key id    u32, little-endian: which generation of the scope's key
 //! 16  sequence  u64, little-endian: see `ledger`
@@ -40,6 +40,8 @@ pub struct Header {
     pub key: KeyId,
     /// Its place in the order of the store's writes.
     pub sequence: u64,
+    /// Whether it is a segment of a log, and no object.
+    pub log: bool,
 }
 
 impl Header {
@@ -49,6 +51,7 @@ impl Header {
         let mut bytes = [0; HEADER];
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8] = VERSION;
+        bytes[9] = u8::from(self.log);
         bytes[12..16].copy_from_slice(&self.key.0.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         bytes
@@ -61,8 +64,8 @@ impl Header {
         let bytes: &[u8; HEADER] = bytes.first_chunk()?;
         let key = u32::from_le_bytes(*bytes.get(12..)?.first_chunk()?);
         let sequence = u64::from_le_bytes(*bytes.get(16..)?.first_chunk()?);
-        let header = Self { key: KeyId(key), sequence };
-        // Magic, version and all that is reserved are compared at once.
+        let header = Self { key: KeyId(key), sequence, log: bytes.get(9) == Some(&1) };
+        // Magic, version, flags and all that is reserved are compared at once.
         (header.encode() == *bytes).then_some(header)
     }
 
@@ -104,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_header_reads_back_and_any_changed_byte_of_the_fixed_parts_makes_it_none() {
-        let header = Header { key: KeyId(0x0102_0304), sequence: 0x1122_3344_5566_7788 };
+        let header = Header { key: KeyId(0x0102_0304), sequence: 0x1122_3344_5566_7788, log: false };
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Some(header));
         for position in (0..12).chain(24..HEADER) {
@@ -113,17 +116,20 @@ mod tests {
             assert_eq!(Header::decode(&changed), None, "byte {position}");
         }
         assert_eq!(Header::decode(&bytes[..HEADER - 1]), None);
+        let log = Header { log: true, ..header };
+        assert_eq!(Header::decode(&log.encode()), Some(log));
     }
 
     #[test]
     fn contexts_differ_when_scope_path_or_header_do_and_cannot_be_shifted() {
-        let header = Header { key: KeyId(1), sequence: 1 };
+        let header = Header { key: KeyId(1), sequence: 1, log: false };
         let context = |scope: &str, path: &str, header: Header| header.context(&ScopeId::new(scope), path);
         let first = context("ab", "c", header);
         assert_ne!(first, context("a", "bc", header));
         assert_ne!(first, context("ab", "d", header));
         assert_ne!(first, context("ab", "c", Header { sequence: 2, ..header }));
         assert_ne!(first, context("ab", "c", Header { key: KeyId(2), ..header }));
+        assert_ne!(first, context("ab", "c", Header { log: true, ..header }));
     }
 
     #[test]

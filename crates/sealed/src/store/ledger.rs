@@ -21,6 +21,8 @@
 
 use std::collections::HashMap;
 
+use crate::varint::{put_varint, take, take_varint};
+
 const VERSION: u8 = 1;
 const SETTLED: u64 = 1;
 const MAY_BE_ABSENT: u64 = 2;
@@ -66,6 +68,16 @@ impl Entry {
     #[must_use]
     pub fn absence_fits(&self) -> bool {
         self.settled.is_none() || self.may_be_absent
+    }
+
+    /// A log's segment that is still written: it is durable up to `len`, if that is known, and may go on.
+    #[must_use]
+    pub fn growing(sequence: u64, len: Option<u64>) -> Self {
+        Self {
+            settled: len.map(|len| Version { sequence, len }),
+            doubtful: vec![Version { sequence, len: UNKNOWN }],
+            may_be_absent: false,
+        }
     }
 
     /// The one version that must be there, when there is no doubt.
@@ -161,37 +173,6 @@ impl Ledger {
         }
         input.is_empty().then_some(Self { next, entries })
     }
-}
-
-fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value.to_le_bytes()[0]);
-}
-
-fn take<'a>(input: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = input.split_at_checked(len)?;
-    *input = rest;
-    Some(taken)
-}
-
-fn take_varint(input: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let byte = *take(input, 1)?.first()?;
-        let part = u64::from(byte & 0x7f);
-        let placed = part << shift;
-        if placed >> shift != part || (byte == 0 && shift > 0) {
-            return None;
-        }
-        value |= placed;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use object_store::{Error, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, R
 
 use super::book::Found;
 use super::header::object_len;
+use super::log::is_log;
 use super::{LEDGER, Shared};
 use crate::error::Change;
 
@@ -52,7 +53,9 @@ pub(super) async fn level(shared: &Shared, prefix: Option<&Path>) -> Result<List
         objects.extend(shared.object(file).await?);
     }
     let common_prefixes = found.common_prefixes.iter().filter_map(|full| shared.place.relative(full));
-    let common_prefixes = common_prefixes.filter(|path| shared.book().any_below(path.as_ref())).collect();
+    let common_prefixes = common_prefixes
+        .filter(|path| !is_log(path.as_ref()) && shared.book().any_below(path.as_ref()))
+        .collect();
     Ok(ListResult { common_prefixes, objects, extensions: found.extensions })
 }
 
@@ -61,7 +64,7 @@ impl Shared {
     async fn object(&self, file: ObjectMeta) -> Result<Option<ObjectMeta>> {
         let Some(location) = self.place.relative(&file.location) else { return Ok(None) };
         let path = location.as_ref();
-        if path == LEDGER {
+        if path == LEDGER || is_log(path) {
             return Ok(None);
         }
         let certain = self.book().certain(path);

@@ -12,6 +12,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, PutPayload, Result};
 
 use super::header::{FRONT, HEADER, Header, file_len};
+use super::log::is_log;
 use crate::error::{Change, permanent, refused, tampered};
 use crate::scope::{ScopeKey, ScopeKeys};
 
@@ -60,7 +61,7 @@ impl Place {
     /// The header of a file and the key of its message, from the file's first [`FRONT`] bytes.
     pub(super) fn open_front(&self, path: &str, front: &[u8]) -> Result<(Header, MessageKey)> {
         let changed = || self.tampered(path, Change::Content);
-        let header = Header::decode(front).ok_or_else(changed)?;
+        let header = Header::decode(front).filter(|header| header.log == is_log(path)).ok_or_else(changed)?;
         let prefix: &[u8; PREFIX] = front.get(HEADER..).and_then(<[u8]>::first_chunk).ok_or_else(changed)?;
         let key = self.keys.by_id(header.key).map_err(|error| match error.kind() {
             // There is no such key: the header is not the one that was written.
@@ -91,7 +92,7 @@ impl Place {
         sequence: u64,
         content: &PutPayload,
     ) -> Result<Vec<u8>> {
-        let header = Header { key: key.id, sequence };
+        let header = Header { key: key.id, sequence, log: false };
         let context = header.context(self.keys.scope(), path);
         let (message, prefix) = MessageKey::generate(key.secret(), &context).map_err(cipher)?;
         seal(&header, &message, &prefix, content)
@@ -184,7 +185,7 @@ mod tests {
     #[test]
     fn content_in_pieces_of_any_size_is_sealed_as_in_one() {
         let key = SecretKey::random().unwrap();
-        let header = Header { key: KeyId(1), sequence: 9 };
+        let header = Header { key: KeyId(1), sequence: 9, log: false };
         for len in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 7] {
             let plain: Vec<u8> = (0..len).map(|i| (i % 253) as u8).collect();
             let (message, prefix) = MessageKey::generate(&key, b"").unwrap();

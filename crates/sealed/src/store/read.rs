@@ -21,6 +21,7 @@ use super::Shared;
 use super::book::Found;
 use super::header::{FRONT, Header, chunk_start, object_len};
 use super::ledger::{Entry, Version};
+use super::log::is_log;
 use super::place::{Place, open_chunks};
 use crate::error::{Change, is_cut_off, permanent, tamper};
 
@@ -120,6 +121,9 @@ impl Wanted {
 impl Shared {
     pub(super) async fn get(&self, location: &Path, options: &GetOptions) -> Result<GetResult> {
         self.place.guard()?;
+        if is_log(location.as_ref()) {
+            return Err(not_found(location));
+        }
         match self.try_get(location, options).await {
             Err(error) if tamper(&error).is_some() => {
                 let path = location.as_ref();

@@ -74,7 +74,7 @@ impl Upload {
             book.begin(path, Version { sequence, len: UNKNOWN });
             sequence
         };
-        let header = Header { key: key.id, sequence };
+        let header = Header { key: key.id, sequence, log: false };
         let context = header.context(shared.place.keys.scope(), path);
         let derived = MessageKey::generate(key.secret(), &context).map_err(cipher);
         let (message, prefix) = match derived {

@@ -1,6 +1,8 @@
 //! What the tests of the stores share.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub(crate) mod appends;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

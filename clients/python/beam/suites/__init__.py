@@ -1,0 +1,1 @@
+"""Beam's own test suites, run against our server."""
