@@ -3,6 +3,8 @@
 //! Invariant: a figure is only compared with one of the same run on the same machine; a peer that is not
 //! installed is named as missing, and its ratios are left out rather than guessed.
 
+mod dataflow;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +19,7 @@ use crate::server::{Folders, Server};
 use crate::workspace::{Binaries, Workspace};
 
 /// All benchmarks, in the order in which they run.
-const NAMES: [&str; 3] = ["ready", "load", "engine"];
+const NAMES: [&str; 4] = ["ready", "load", "engine", "dataflow"];
 
 /// The emulator's place inside the Google Cloud CLI.
 const EMULATOR: &str = "platform/bigtable-emulator/cbtemulator";
@@ -82,6 +84,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         let result = match name {
             "ready" => ready(&workspace, &binaries, options)?,
             "load" => load(&workspace, &binaries, options)?,
+            "dataflow" => dataflow::run(&workspace, &binaries, options.quick)?,
             _ => engine(&workspace, &binaries, options)?,
         };
         results.insert(name.to_owned(), result);

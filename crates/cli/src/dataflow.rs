@@ -28,7 +28,7 @@ pub(crate) enum Command {
 /// What the server refuses, and what cannot be read or written here.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Jobs(command) => jobs::run(session, *command).await,
+        Command::Jobs(command) => Box::pin(jobs::run(session, *command)).await,
     }
 }
 

@@ -59,7 +59,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let session = Session::connect(cli.global).await?;
             bigtable::run(&session, command).await
         }),
-        Command::Storage(command) => ask(storage::run(cli.global, command)),
+        Command::Storage(command) => ask(Box::pin(storage::run(cli.global, command))),
         Command::Dataflow(command) => ask(async move {
             let session = Session::connect(cli.global).await?;
             dataflow::run(&session, command).await

@@ -41,9 +41,10 @@ impl Progress {
         Self::bytes(quiet, 0, doing)
     }
 
-    /// Work in steps; [`Progress::expect`] says how many there are.
+    /// Work in steps; [`Progress::length`] says how many there are.
     pub(crate) fn steps(quiet: bool, doing: impl Into<String>) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), target(quiet));
+        // Not zero: that would look as if all were done.
+        let bar = ProgressBar::with_draw_target(Some(1), target(quiet));
         if let Ok(style) =
             ProgressStyle::with_template("{spinner} {msg} [{wide_bar}] {pos}/{len} ({elapsed})")
         {
@@ -67,6 +68,11 @@ impl Progress {
     /// More is done.
     pub(crate) fn advance(&self, by: u64) {
         self.0.inc(by);
+    }
+
+    /// Takes it away: what follows are results.
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
     }
 
     /// Writes to the terminal without the bar in between.

@@ -26,7 +26,7 @@ pub(super) fn cargo_test(done: &Finished) -> Tally {
     close(tally, done)
 }
 
-/// The tally of a `pytest -q -rs` run.
+/// The tally of a `pytest -q -rsx` run.
 pub(super) fn pytest(done: &Finished) -> Tally {
     let mut tally = Tally::default();
     const COUNTED: [&str; 5] = [" passed", " failed", " error", " skipped", "no tests ran"];
@@ -45,9 +45,17 @@ pub(super) fn pytest(done: &Finished) -> Tally {
     for line in done.text.lines() {
         if let Some((_, reason)) = line.strip_prefix("SKIPPED ").and_then(|rest| rest.split_once(": ")) {
             tally.skipped.push(reason.to_owned());
+        } else if let Some(case) = line.strip_prefix("XFAIL ") {
+            tally.expected.push(case.rsplit_once("::").map_or(case, |(_, name)| name).to_owned());
         }
     }
     close(tally, done)
+}
+
+/// The tally of the test of Beam's coders: each vector counts.
+pub(super) fn vectors(done: &Finished) -> Tally {
+    let passed = done.text.lines().map(|line| number_before(line, " cases passed")).max().unwrap_or(0);
+    close(Tally { passed, failed: u64::from(passed == 0), ..Tally::default() }, done)
 }
 
 fn close(mut tally: Tally, done: &Finished) -> Tally {
@@ -98,11 +106,25 @@ mod tests {
     }
 
     #[test]
+    fn a_test_of_coders_that_read_no_vectors_failed() {
+        let text = "standard coders: 227 cases passed; coders not decoded: {}\ntest result: ok. 1 passed";
+        let tally = vectors(&done(true, text));
+        assert_eq!((tally.passed, tally.failed), (227, 0));
+        assert_eq!(vectors(&done(true, "test result: ok. 0 passed")).failed, 1);
+    }
+
+    #[test]
     fn pytests_summary_gives_the_counts_and_the_reasons() {
         let text = "....s.\nSKIPPED [1] test_kms.py:10: no HSM\n5 passed, 1 skipped in 3.21s\n";
         let tally = pytest(&done(true, text));
         assert_eq!((tally.passed, tally.failed, tally.skipped_count), (5, 0, 1));
         assert_eq!(tally.skipped, ["no HSM"]);
+        let text = "XFAIL a/b.py::C::test_x - needs streaming\n5 passed, 1 xfailed in 3.21s\n";
+        let tally = pytest(&done(true, text));
+        assert_eq!(
+            (tally.passed, tally.failed, tally.expected),
+            (6, 0, vec!["test_x - needs streaming".to_owned()])
+        );
         let tally = pytest(&done(false, "1 failed, 10 passed, 2 errors in 61.40s (0:01:01)\n"));
         assert_eq!((tally.passed, tally.failed), (10, 3), "a summary with a clock at its end");
     }

@@ -11,6 +11,7 @@ use claviger_proto::google::dataflow::v1beta3::{
 };
 use prost_types::Timestamp;
 use prost_types::value::Kind;
+use tonic::Code;
 
 use super::jobs::{self, is_tentative};
 use crate::client::Session;
@@ -73,8 +74,10 @@ impl<'a> Follower<'a> {
         let found = jobs::messages(self.session, &self.job, importance, self.seen, None).await;
         let found = match found {
             Ok(found) => found,
-            // Without its key a job says nothing; its state says why.
-            Err(failure) if failure.is(tonic::Code::FailedPrecondition) => return Ok(()),
+            // Without its key a job says nothing, its state says why; one that is being made has no messages yet.
+            Err(failure) if failure.is(Code::FailedPrecondition) || failure.is(Code::NotFound) => {
+                return Ok(());
+            }
             Err(failure) => return Err(failure),
         };
         for message in found {
@@ -162,7 +165,7 @@ pub(super) async fn to_end(session: &Session, job: &Job) -> Result<Job, Failure>
 ///
 /// # Errors
 /// When it did not do what it was to do.
-pub(super) fn outcome(session: &Session, job: &Job) -> Result<(), Failure> {
+pub(super) async fn outcome(session: &Session, job: &Job) -> Result<(), Failure> {
     if session.out.format != Format::Table {
         session.out.one(job)?;
     }
@@ -173,15 +176,41 @@ pub(super) fn outcome(session: &Session, job: &Job) -> Result<(), Failure> {
         return Ok(());
     }
     let ended = format!("job {ended}");
-    let told = job.job_metadata.as_ref().and_then(|metadata| metadata.user_display_properties.get(REASON));
-    let message = match told {
+    let told = match told_publicly(job) {
+        Some(told) => Some(told.to_owned()),
+        None => last_error(session, job).await,
+    };
+    let message = match &told {
         Some(reason) => format!("{ended}: {reason}"),
         None => ended,
     };
-    let advice = told.and_then(|reason| advice_on(reason));
+    let advice = told.as_deref().and_then(advice_on);
     let advice =
         advice.unwrap_or_else(|| format!("see what it said: claviger dataflow jobs messages {}", job.id));
     Err(Failure::advised(message, advice))
+}
+
+/// Why a job ended, where that says nothing of what its key protects.
+fn told_publicly(job: &Job) -> Option<&str> {
+    let shown = &job.job_metadata.as_ref()?.user_display_properties;
+    shown.get(REASON).map(String::as_str)
+}
+
+/// The last error that a job told, in short.
+async fn last_error(session: &Session, job: &Job) -> Option<String> {
+    let found = jobs::messages(session, job, JobMessageImportance::JobMessageError, None, None).await;
+    // It is no worse an end when even that cannot be read.
+    Some(in_short(&found.ok()?.last()?.message_text))
+}
+
+/// The first and the last line of a text: of a Python traceback they say where and what.
+fn in_short(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    match lines.next_back() {
+        Some(last) => format!("{first} ... {last}"),
+        None => first.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -199,5 +228,12 @@ mod tests {
             assert!(is_last(state), "{state:?}");
         }
         assert_eq!(state_word(JobState::Done), "Done");
+    }
+
+    #[test]
+    fn a_traceback_is_told_in_short() {
+        let text = "The step Div failed: Traceback:\n  File x\n\nZeroDivisionError: by zero\n\n";
+        assert_eq!(in_short(text), "The step Div failed: Traceback: ... ZeroDivisionError: by zero");
+        assert_eq!((in_short("one line").as_str(), in_short("").as_str()), ("one line", ""));
     }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{follow, run as start};
 use crate::client::Session;
 use crate::failure::Failure;
-use crate::output::{Cell, Column, at, confirm, plain, value};
+use crate::output::{Cell, Column, Format, at, confirm, plain, value};
 
 /// Jobs and messages asked for at a time.
 const PAGE: usize = 500;
@@ -53,7 +53,7 @@ The key that protects a job is environment.serviceKmsKeyName.";
 pub(crate) enum Command {
     /// Start a pipeline and wait for its end
     #[command(after_help = start::EXAMPLES)]
-    Run(start::Options),
+    Run(Box<start::Options>),
     /// List jobs, the newest first
     List {
         #[command(flatten)]
@@ -68,12 +68,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// Show a job: its state, its key, its steps
+    /// Show a job: its state, its key, and with --full its options and steps
     #[command(after_help = DESCRIBE_EXAMPLES)]
     Describe {
         #[command(flatten)]
         one: One,
-        /// Its options too
+        /// Its options and steps too
         #[arg(long)]
         full: bool,
     },
@@ -233,14 +233,20 @@ fn measure(metric: &Value) -> String {
 /// What the server refuses, and what cannot be read or written here.
 pub(super) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run(options) => start::run(session, &options).await,
+        Command::Run(options) => Box::pin(start::run(session, &options)).await,
         Command::List { at, status, name, limit } => {
             session.out.list(&list(session, &at, status, name.as_deref(), limit).await?, &COLUMNS)
         }
         Command::Describe { one, full } => {
             let job = one.find(session).await?;
             let view = if full { JobView::All } else { JobView::Description };
-            session.out.one(&get(session, &job, view).await?)
+            let mut job = get(session, &job, view).await?;
+            if session.out.format == Format::Table && !full {
+                // Each stage has many lines, and its state is no news of the job's.
+                job.pipeline_description = None;
+                job.stage_states.clear();
+            }
+            session.out.one(&job)
         }
         Command::Cancel(jobs) => stop(session, &jobs, JobState::Cancelled).await,
         Command::Drain(jobs) => stop(session, &jobs, JobState::Drained).await,
@@ -258,7 +264,7 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), Failu
         Command::Wait(one) => {
             let job = one.find(session).await?;
             let ended = follow::to_end(session, &job).await?;
-            follow::outcome(session, &ended)
+            follow::outcome(session, &ended).await
         }
     }
 }

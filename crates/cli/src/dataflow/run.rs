@@ -17,7 +17,7 @@ use crate::client::Session;
 use crate::failure::Failure;
 use crate::flags;
 use crate::names::KeyOptions;
-use crate::output::{Format, say};
+use crate::output::{Format, say, write_text};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -146,8 +146,9 @@ pub(super) async fn run(session: &Session, options: &Options) -> Result<(), Fail
         let job = Job { id, project_id: session.project.clone(), ..Job::default() };
         let job =
             jobs::get(session, &job, claviger_proto::google::dataflow::v1beta3::JobView::Summary).await?;
+        say(&format!("Submitted job [{}] {}.", job.id, job.name));
         if options.r#async {
-            return submitted(session, &job);
+            return left(session, &job);
         }
         return follow_or_leave(session, &job).await;
     }
@@ -162,20 +163,18 @@ pub(super) async fn run(session: &Session, options: &Options) -> Result<(), Fail
     with_program(session, &request).await
 }
 
-fn submitted(session: &Session, job: &Job) -> Result<(), Failure> {
-    session.out.done(job, &format!("Submitted job [{}] {}.", job.id, job.name))?;
-    if session.out.format == Format::Table {
-        crate::output::write_text(&format!("{}\n", job.id))
-    } else {
-        Ok(())
+/// Leaves a job to itself: its id is all that there is to show.
+fn left(session: &Session, job: &Job) -> Result<(), Failure> {
+    match session.out.format {
+        Format::Table => write_text(&format!("{}\n", job.id)),
+        _ => session.out.one(job),
     }
 }
 
 /// Follows a job until it ends or someone interrupts.
 async fn follow_or_leave(session: &Session, job: &Job) -> Result<(), Failure> {
-    say(&format!("Submitted job [{}] {}.", job.id, job.name));
     tokio::select! {
-        ended = follow::to_end(session, job) => follow::outcome(session, &ended?),
+        ended = follow::to_end(session, job) => follow::outcome(session, &ended?).await,
         _ = tokio::signal::ctrl_c() => Err(goes_on(job)),
     }
 }
@@ -235,13 +234,13 @@ async fn with_program(session: &Session, request: &Request<'_>) -> Result<(), Fa
                 return Err(end.too_early(&job));
             }
             if over {
-                drop(bar);
-                follow::outcome(session, &job)?;
+                bar.clear();
+                follow::outcome(session, &job).await?;
                 return end.well();
             }
             if request.leaves() {
                 end.well()?;
-                return submitted(session, &job);
+                return left(session, &job);
             }
         }
         last_seen = Some(job);

@@ -191,8 +191,8 @@ impl Copier<'_> {
                 self.progress.advance(found.size);
                 return Ok(Outcome::Nothing);
             }
-            (source, Some(Place::Cloud(to))) => self.into_bucket(source, to).await?,
-            (Source::Object(found), Some(Place::Local(path))) => self.into_file(found, path).await?,
+            (source, Some(Place::Cloud(to))) => self.copy_to_bucket(source, to).await?,
+            (Source::Object(found), Some(Place::Local(path))) => self.copy_to_file(found, path).await?,
             (Source::Object(found), Some(Place::Standard)) => {
                 cat::one(self.storage, found, Range::From(0)).await?;
                 Some(found.size)
@@ -224,7 +224,7 @@ impl Copier<'_> {
     }
 
     /// Makes an object; none if there is one that is to stay.
-    async fn into_bucket(&self, source: &Source, to: &CloudUrl) -> Result<Option<u64>, Failure> {
+    async fn copy_to_bucket(&self, source: &Source, to: &CloudUrl) -> Result<Option<u64>, Failure> {
         let made = match source {
             Source::Object(found) => {
                 let conditions =
@@ -271,7 +271,7 @@ impl Copier<'_> {
     }
 
     /// Writes a file; none if there is one that is to stay.
-    async fn into_file(&self, found: &Found, path: &Path) -> Result<Option<u64>, Failure> {
+    async fn copy_to_file(&self, found: &Found, path: &Path) -> Result<Option<u64>, Failure> {
         let there = fs::metadata(path).await.ok();
         if there.is_some() && self.options.no_clobber {
             return Ok(None);

@@ -81,18 +81,19 @@ struct Pieces<R> {
 
 impl<R: AsyncRead + Unpin> Pieces<R> {
     async fn read(&mut self) -> Result<Bytes, Failure> {
-        let mut piece = BytesMut::new();
+        // Room for all of it at once: no copy while it grows.
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
         let mut left = (&mut self.source).take(PIECE_BYTES as u64);
-        loop {
-            let read = left.read_buf(&mut piece).await;
-            match read {
-                Ok(0) => return Ok(piece.freeze()),
+        while piece.len() < PIECE_BYTES {
+            match left.read_buf(&mut piece).await {
+                Ok(0) => break,
                 Ok(_) => {}
                 Err(error) => {
                     return Err(Failure::local(format!("cannot read what becomes {}: {error}", self.name)));
                 }
             }
         }
+        Ok(piece.freeze())
     }
 
     async fn next(&mut self) -> Result<Piece, Failure> {

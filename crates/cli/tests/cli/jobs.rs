@@ -60,7 +60,9 @@ fn a_pipeline_is_run_to_its_end_listed_and_described() {
     let server = with_pipeline();
     let done = server.ok("dataflow jobs run start --pipeline-pb p.pb --region us-east1 --option input=x");
     assert!(done.err.contains("Job start [") && done.err.contains("ended as Done."), "{}", done.err);
-    let list = server.ok("dataflow jobs list --format json").json();
+    let left = server.ok("dataflow jobs run left --pipeline-pb p.pb --async").out;
+    assert!(server.ok(&format!("dataflow jobs wait {left}")).err.contains("ended as Done."));
+    let list = server.ok("dataflow jobs list --name start --format json").json();
     let id = list[0]["id"].as_str().unwrap();
     assert_eq!((&list[0]["name"], &list[0]["location"]), (&"start".into(), &"us-east1".into()));
     let row = server.ok("dataflow jobs list --status terminated --region us-east1").row(id);
@@ -73,6 +75,8 @@ fn a_pipeline_is_run_to_its_end_listed_and_described() {
         let options = job["environment"]["sdkPipelineOptions"].to_string();
         assert!(options.contains("input"), "{options}");
     }
+    assert!(!server.ok("dataflow jobs describe start").out.contains("executionPipelineStage"));
+    assert!(server.ok("dataflow jobs describe start --full").out.contains("executionPipelineStage"));
     server.ok("dataflow jobs wait start");
     server.ok("dataflow jobs messages start --importance debug");
     server.ok("dataflow jobs metrics start");

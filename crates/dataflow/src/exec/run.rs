@@ -20,7 +20,7 @@ use super::metrics::Metrics;
 use super::side::SideBytes;
 use super::sink::BundleOutputs;
 use super::source::{Outlet, groups};
-use super::stage::StageRun;
+use super::stage::{StageRun, named};
 use super::state::StateBytes;
 use super::workers::Workers;
 use super::{Guard, JobContext, JobEvents, Limits};
@@ -79,7 +79,8 @@ impl Run {
         // The last is taken first: nodes in the order of the plan.
         let mut ready: Vec<usize> = waiting.iter().enumerate().filter_map(is_free).rev().collect();
         let (mut under_way, mut over) = (0, 0);
-        loop {
+        // A worker that turns out not to be needed is not waited for.
+        while over < self.steps.len() {
             while under_way < NODES_AT_ONCE
                 && let Some(index) = ready.pop()
             {
@@ -87,7 +88,9 @@ impl Run {
                 let run = self.clone();
                 tasks.spawn(async move { run.node(index).await.map(|()| Some(index)) });
             }
-            let Some(ended) = tasks.join_next().await else { break };
+            let Some(ended) = tasks.join_next().await else {
+                return Err(Error::internal("The plan's nodes wait for one another."));
+            };
             let ended =
                 ended.map_err(|error| Error::internal("A task of the job ended early.").because(error))??;
             let Some(index) = ended else { continue };
@@ -104,11 +107,7 @@ impl Run {
             }
             ready.extend(freed.into_iter().rev());
         }
-        if over == self.steps.len() {
-            Ok(())
-        } else {
-            Err(Error::internal("The plan's nodes wait for one another."))
-        }
+        Ok(())
     }
 
     async fn node(self: &Arc<Self>, index: usize) -> Result<()> {
@@ -138,7 +137,8 @@ impl Run {
                 let Node::Stage(stage) = node else {
                     return Err(Error::internal("The plan's nodes are mixed up."));
                 };
-                StageRun::new(self, stage, input, sides, outputs.clone()).await?.execute().await?;
+                let stage_run = StageRun::new(self, stage, input, sides, outputs.clone()).await;
+                stage_run.map_err(|error| named(&stage.name, error))?.execute().await?;
                 input.release().await?;
                 for side in sides {
                     side.release().await?;

@@ -13,7 +13,7 @@ use claviger_beam::Coder;
 use claviger_beam_proto::fn_execution::process_bundle_request::{CacheToken, cache_token};
 use claviger_beam_proto::fn_execution::process_bundle_split_request::DesiredSplit;
 use claviger_beam_proto::fn_execution::{ProcessBundleDescriptor, ProcessBundleResponse};
-use claviger_core::{Error, Result};
+use claviger_core::{Error, ErrorKind, Result};
 use claviger_fusion::Stage;
 use claviger_harness::{Bundle, BundleSpec, Worker};
 use tokio::task::JoinSet;
@@ -319,7 +319,8 @@ impl StageRun {
     /// The job's error for a failure that is not tried again.
     pub(super) fn error(&self, failure: Failure) -> Error {
         match failure {
-            Failure::Fatal(error) | Failure::Lost(error) => error,
+            Failure::Fatal(error) => named(&self.stage.name, error),
+            Failure::Lost(error) => error,
             Failure::User(error) => {
                 let text = tail(error.message(), ERROR_TEXT_BYTES);
                 let step = failed_step(text).unwrap_or(match self.stage.transforms.as_slice() {
@@ -365,6 +366,16 @@ impl Drop for End<'_> {
 
 fn joined(news: Result<Result<News>, tokio::task::JoinError>) -> Result<News> {
     news.map_err(|error| Error::internal("A task of a stage ended early.").because(error))?
+}
+
+/// The error with the stage's name, where it is of the stage's own making.
+pub(super) fn named(stage: &str, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::InvalidArgument | ErrorKind::ResourceExhausted | ErrorKind::Unimplemented => {
+            Error::new(error.kind(), format!("{stage}: {}", error.message())).because(error)
+        }
+        _ => error,
+    }
 }
 
 /// The step that the SDK names in its error.

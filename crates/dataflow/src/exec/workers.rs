@@ -84,43 +84,50 @@ impl Workers {
         }
         if let Some(worker) = &state.worker {
             let Some(death) = worker.death() else { return Ok(worker.clone()) };
-            state.losses += 1;
-            let losses = state.losses;
             state.worker = None;
-            if losses > self.limits.worker_losses {
-                let error = Error::new(
-                    ErrorKind::Unavailable,
-                    format!("Workers were lost {losses} times; the last time: {}", death.message()),
-                );
-                state.failed = Some(error.clone());
-                return Err(error);
-            }
-            self.events.message(
-                Level::Warning,
-                format!("A worker was lost and is started again ({losses}): {}", death.message()),
-            );
+            self.lost(&mut state, &death)?;
         }
-        let spec = WorkerSpec {
-            job_id: self.job.clone(),
-            environment: place.environment.clone(),
-            options: self.options.clone(),
-            artifacts: self.artifacts.clone(),
-            logs: Arc::new(Logs(self.events.clone())),
-            connect_timeout: self.limits.connect_timeout,
-        };
-        match self.harnesses.start(spec).await {
-            Ok(worker) => {
-                state.worker = Some(worker.clone());
-                Ok(worker)
-            }
-            Err(error) => {
-                let error =
-                    Error::new(error.kind(), format!("A worker could not be started: {}", error.message()))
-                        .because(error);
-                state.failed = Some(error.clone());
-                Err(error)
+        loop {
+            let spec = WorkerSpec {
+                job_id: self.job.clone(),
+                environment: place.environment.clone(),
+                options: self.options.clone(),
+                artifacts: self.artifacts.clone(),
+                logs: Arc::new(Logs(self.events.clone())),
+                connect_timeout: self.limits.connect_timeout,
+            };
+            match self.harnesses.start(spec).await {
+                Ok(worker) => {
+                    state.worker = Some(worker.clone());
+                    return Ok(worker);
+                }
+                // It could be started before, so it is worth another try.
+                Err(error) if state.losses > 0 && error.kind() == ErrorKind::Unavailable => {
+                    self.lost(&mut state, &error)?;
+                }
+                Err(error) => {
+                    let text = format!("A worker could not be started: {}", error.message());
+                    let error = Error::new(error.kind(), text).because(error);
+                    state.failed = Some(error.clone());
+                    return Err(error);
+                }
             }
         }
+    }
+
+    /// Counts a loss; an error when it is one too many.
+    fn lost(&self, state: &mut State, death: &Error) -> Result<()> {
+        state.losses += 1;
+        let (losses, why) = (state.losses, death.message());
+        if losses > self.limits.worker_losses {
+            let text = format!("Workers were lost {losses} times; the last time: {why}");
+            let error = Error::new(ErrorKind::Unavailable, text);
+            state.failed = Some(error.clone());
+            return Err(error);
+        }
+        let text = format!("A worker was lost and is started again ({losses}): {why}");
+        self.events.message(Level::Warning, text);
+        Ok(())
     }
 
     /// What a bundle measured, with the meaning of short ids looked up.

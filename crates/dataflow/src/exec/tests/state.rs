@@ -74,7 +74,7 @@ async fn more_state_than_the_limit_is_refused_clearly() {
     with_state(&mut pipe, "Bags", &pairs);
     let error = job.run(pipe.build()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
-    assert!(error.message().contains("user state"), "{error}");
+    assert!(error.message().contains("Bags") && error.message().contains("user state"), "{error}");
 }
 
 #[tokio::test]
