@@ -227,6 +227,8 @@ async fn segments_swapped_missing_put_back_or_cut_are_noticed() {
         let file = fs::OpenOptions::new().write(true).open(left.path().join(name)).unwrap();
         file.set_len(len as u64).unwrap();
         assert_changed(open(left.path()).await, "cut by a frame");
+        file.set_len(0).unwrap();
+        assert_changed(open(left.path()).await, "emptied");
     }
 
     // The segment as it was before the last commit that a ledger knows of.

@@ -102,7 +102,8 @@ async fn examine(
     stored: &Stored,
     entry: Option<&Entry>,
 ) -> Result<Version> {
-    if !is_log(path) && object_len(stored.len).is_none() {
+    let whole = if is_log(path) { stored.len >= FRONT as u64 } else { object_len(stored.len).is_some() };
+    if !whole {
         return Err(place.tampered(path, Change::Length));
     }
     let front = place.inner.get_range(&place.full(path)?, 0..FRONT as u64).await?;
