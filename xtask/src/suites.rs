@@ -29,7 +29,7 @@ pub(crate) struct Tally {
     pub(crate) skipped: Vec<String>,
     /// How many were not run; several may share a reason.
     pub(crate) skipped_count: u64,
-    /// What failed as it was known to, each with the reason. They count as passed.
+    /// What failed as it was known to, each with the reason. They count as not run.
     pub(crate) expected: Vec<String>,
     /// The words of the failures.
     pub(crate) words: String,

@@ -365,6 +365,11 @@ impl Job {
         self.scope.get()
     }
 
+    /// Whether it has its key, or never will.
+    pub(crate) fn is_made(&self) -> bool {
+        self.scope().is_some() || self.state().is_terminal()
+    }
+
     pub(crate) fn set_scope(self: &Arc<Self>, scope: Arc<Scope>) {
         self.unload_when_locked(scope.clone());
         // There is one for a job.

@@ -174,16 +174,17 @@ impl Dataflow {
         found.ok_or_else(|| Error::not_found(format!("Job not found: {id}")))
     }
 
-    /// All jobs, the newest first.
+    /// All jobs, the newest first. One that is being made shows once it has its key.
     #[must_use]
     pub fn jobs(&self) -> Vec<Arc<Job>> {
-        lock(&self.shared.jobs).values().rev().cloned().collect()
+        lock(&self.shared.jobs).values().rev().filter(|job| job.is_made()).cloned().collect()
     }
 
     /// Stops all jobs, as a restart would: those that run end as failed when the server starts again.
     pub async fn close(&self) {
         let stopping = Error::new(claviger_core::ErrorKind::Unavailable, "the server is being stopped");
-        for job in self.jobs() {
+        let jobs: Vec<_> = lock(&self.shared.jobs).values().cloned().collect();
+        for job in jobs {
             job.halt(&stopping);
         }
         self.shared.tasks.close();

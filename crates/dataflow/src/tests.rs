@@ -158,6 +158,24 @@ async fn requests_that_are_wrong_make_no_job() {
     assert!(stand.dataflow.jobs().is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_listed_can_be_read_at_every_moment_of_its_making() {
+    let stand = Stand::new().await;
+    let key = stand.key("k", true).await;
+    let (dataflow, request) = (stand.dataflow.clone(), portable("wc", Some(&key)));
+    let making = tokio::spawn(async move { dataflow.create(request).await });
+    let (mut looks, mut failed) = (0, 0);
+    while !making.is_finished() {
+        looks += 1;
+        for job in stand.dataflow.jobs() {
+            failed += usize::from(job.messages(0, 9, all).await.is_err());
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(failed, 0, "in {looks} looks");
+    assert_eq!(stand.dataflow.jobs().len(), 1);
+}
+
 #[tokio::test]
 async fn the_same_request_is_the_same_job_and_the_same_name_is_refused() {
     let stand = Stand::new().await;

@@ -1,6 +1,6 @@
-//! Group commit: the blind writes that wait together become one batch of the engine and one flush of its log.
+//! Group commit: the blind writes that wait together become one batch of the engine and one frame of its log.
 //!
-//! While one flush is under way, the next batch is made, so that the disk and the cores work at the same time.
+//! While the log is written, the next batch is made, so that the disk and the cores work at the same time.
 //!
 //! Invariant: a write is answered once it is durable, and applied in the order in which writes came. The locks of its
 //! rows are held until readers of the latest state see it, also when whoever asked for the write has left.
@@ -8,13 +8,12 @@
 mod home;
 
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use claviger_core::{Error, Result};
-use claviger_sealed::engine::{Engine, from_slatedb};
-use futures::future::BoxFuture;
-use futures::{FutureExt as _, TryFutureExt as _};
+use claviger_sealed::engine::{Committed, Engine};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use slatedb::WriteBatch;
 use tokio::sync::{OwnedRwLockReadGuard, mpsc, oneshot};
 
@@ -60,89 +59,56 @@ impl Committer {
     }
 }
 
-/// A flush of the log under way, and who waits for it.
-type Flush<'e> = (BoxFuture<'e, Result<()>>, Answers);
-
 async fn commit_groups(engine: Arc<Engine>, mut waiting: mpsc::Receiver<Write>) {
-    let engine = &*engine;
     let mut group = Vec::with_capacity(WAITING);
-    // What is in the log's buffer already, and goes with the next flush.
-    let mut next = Answers::default();
-    let mut flush: Option<Flush<'_>> = None;
+    // What is applied and not durable yet. The log takes all of it with its next frame.
+    let mut applied = FuturesUnordered::new();
     loop {
-        if flush.is_none() && !next.is_empty() {
-            let mut started = engine.db().flush().map_err(from_slatedb).boxed();
-            // The first poll asks for the flush; what is applied from now on belongs to the next one.
-            if let Poll::Ready(done) = futures::poll!(&mut started) {
-                std::mem::take(&mut next).send(&done);
-                continue;
-            }
-            flush = Some((started, std::mem::take(&mut next)));
-        }
         tokio::select! {
             biased;
-            done = wait(&mut flush) => {
-                if let Some((_, answers)) = flush.take() {
-                    answers.send(&done);
-                }
-            }
+            Some((done, answers)) = applied.next() => Answers::send(answers, &done),
             count = waiting.recv_many(&mut group, WAITING) => {
                 if count == 0 {
                     break;
                 }
                 let mut answers = Answers::default();
-                match apply_group(engine, group.drain(..), &mut answers).await {
-                    Ok(()) => next.extend(answers),
-                    failed => answers.send(&failed),
+                match apply_group(&engine, group.drain(..), &mut answers).await {
+                    Ok(last) => applied.push(async move { (last.durable().await, answers) }),
+                    Err(error) => answers.send(&Err(error)),
                 }
             }
         }
     }
-    if let Some((flush, answers)) = flush {
-        answers.send(&flush.await);
-    }
-    if !next.is_empty() {
-        next.send(&engine.db().flush().await.map_err(from_slatedb));
+    while let Some((done, answers)) = applied.next().await {
+        answers.send(&done);
     }
 }
 
-/// Waits for the flush under way; for ever if there is none.
-async fn wait(flush: &mut Option<Flush<'_>>) -> Result<()> {
-    match flush {
-        Some((flush, _)) => flush.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn apply_group(
-    engine: &Engine,
+/// Shows a group to readers of the latest state. The log is written in order: once the last batch is durable, all
+/// are.
+async fn apply_group<'e>(
+    engine: &'e Engine,
     group: impl Iterator<Item = Write>,
     answers: &mut Answers,
-) -> Result<()> {
-    let mut applied = Ok(());
+) -> Result<Committed<'e>> {
+    // All are answered, also when one cannot be applied.
+    let mut rows = Vec::new();
     let mut locks = Vec::new();
-    let mut batch = WriteBatch::new();
-    let mut bytes = 0;
     for write in group {
         answers.add(write.home, write.done);
         locks.extend(write.locks);
-        for (key, patch) in write.rows {
-            bytes += key.len() + patch.len();
-            batch.merge(key, patch);
-            if bytes >= BATCH_BYTES && applied.is_ok() {
-                bytes = 0;
-                applied = apply(engine, std::mem::take(&mut batch)).await;
-            }
+        rows.push(write.rows);
+    }
+    let mut batch = WriteBatch::new();
+    let mut bytes = 0;
+    for (key, patch) in rows.into_iter().flatten() {
+        if bytes >= BATCH_BYTES {
+            bytes = 0;
+            // Durable no later than the last one, which is waited for.
+            let _ = engine.write(std::mem::take(&mut batch)).await?;
         }
+        bytes += key.len() + patch.len();
+        batch.merge(key, patch);
     }
-    applied?;
-    if !batch.is_empty() {
-        apply(engine, batch).await?;
-    }
-    Ok(())
-}
-
-/// Shows a batch to readers of the latest state.
-async fn apply(engine: &Engine, batch: WriteBatch) -> Result<()> {
-    engine.db().write(batch).await.map(drop).map_err(from_slatedb)
+    engine.write(batch).await
 }

@@ -79,22 +79,6 @@ impl Answers {
         }
     }
 
-    /// Whether nobody waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.elsewhere.is_empty() && self.homes.is_empty()
-    }
-
-    /// Adds those who wait for another group, which ends together with this one.
-    pub(crate) fn extend(&mut self, others: Self) {
-        self.elsewhere.extend(others.elsewhere);
-        for (home, waiting) in others.homes {
-            match self.homes.iter_mut().find(|(known, _)| known.runtime == home.runtime) {
-                Some((_, all)) => all.extend(waiting),
-                None => self.homes.push((home, waiting)),
-            }
-        }
-    }
-
     /// Answers all of them.
     pub(crate) fn send(self, done: &Result<()>) {
         answer(self.elsewhere, done);
