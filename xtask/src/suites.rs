@@ -111,7 +111,7 @@ impl Bench {
 type Suite = fn(&Bench, &Watch) -> Result<Tally>;
 
 /// The suites in the order in which they run: the quick ones first.
-const SUITES: [(&str, Suite); 14] = [
+const SUITES: [(&str, Suite); 15] = [
     ("fmt", rust::fmt),
     ("clippy", rust::clippy),
     ("unit", rust::unit),
@@ -120,6 +120,7 @@ const SUITES: [(&str, Suite); 14] = [
     ("cbt", tools::cbt),
     ("gcloud", tools::gcloud),
     ("beam-coders", beam::coders),
+    ("beam-workers", beam::workers),
     ("dataflow", beam::dataflow),
     ("beam-portable", beam::portable),
     ("beam-process", beam::process),

@@ -32,7 +32,7 @@ impl Bigtable {
             };
             self.forget_key(&id).await?;
             if let Some(tablet) = tablet {
-                tablet.discard().await;
+                tablet.resident().discard().await;
             }
             self.remove_files(&id).await;
         }

@@ -147,7 +147,7 @@ impl Bigtable {
         loop {
             self.shared.clock.sleep(IDLE_CHECK).await;
             for tablet in self.open_tablets() {
-                tablet.close_if_idle(IDLE).await;
+                tablet.resident().close_if_idle(IDLE).await;
             }
         }
     }
@@ -155,7 +155,7 @@ impl Bigtable {
     /// Makes all durable and closes every tablet.
     pub async fn close(&self) {
         let tablets = futures::stream::iter(self.open_tablets());
-        tablets.for_each_concurrent(CLOSED_AT_ONCE, async |tablet| tablet.close().await).await;
+        tablets.for_each_concurrent(CLOSED_AT_ONCE, async |tablet| tablet.resident().close().await).await;
     }
 
     fn tablets(&self) -> std::sync::RwLockWriteGuard<'_, Tablets> {

@@ -1,15 +1,13 @@
 //! The rows of one table in one cluster: a sealed database that is opened at first use, closed when
 //! idle, and dropped at once when its key goes.
 //!
-//! Invariant: no request sees a row of a tablet whose scope is locked. An idle tablet holds no task,
-//! no file and no memory beyond this struct.
+//! Invariant: no request sees a row of a tablet whose scope is locked.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock, Weak};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use claviger_cmek::{Lock, Manager, Scope};
+use claviger_cmek::{Manager, Opened, Resident, Scope};
 use claviger_core::names::TableName;
 use claviger_core::{Clock, Error, ErrorKind, Result};
 use claviger_sealed::engine::{BlockCache, Engine, EngineOptions};
@@ -18,7 +16,7 @@ use claviger_sealed::{SealedOptions, SealedStore};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLockWriteGuard, watch};
+use tokio::sync::{OwnedRwLockReadGuard, RwLockWriteGuard};
 
 use crate::catalog::{Catalog, TabletRecord};
 use crate::compaction::CollectGarbage;
@@ -33,8 +31,6 @@ const MEMTABLE_BYTES: usize = 64 * 1024 * 1024;
 const MAX_UNFLUSHED_BYTES: usize = 192 * 1024 * 1024;
 /// Row locks of the process.
 const ROW_LOCKS: usize = 4096;
-/// How long a close waits for the last use of the tablet to end.
-const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What all tablets of the process share.
 pub(crate) struct Shared {
@@ -76,13 +72,9 @@ pub(crate) struct Tablet {
     opened: AtomicBool,
     shared: Arc<Shared>,
     schema: Arc<RwLock<Arc<Families>>>,
-    open: RwLock<Option<Arc<OpenTablet>>>,
-    /// Held while the tablet is opened or closed.
-    turning: Mutex<()>,
+    open: Arc<Resident<OpenTablet>>,
     /// Sets the row locks of tablets apart.
     salt: u64,
-    /// When it was last used, in milliseconds of the clock's elapsed time.
-    used: AtomicU64,
 }
 
 /// A tablet whose database is open. Whoever works on rows holds one.
@@ -109,10 +101,33 @@ impl OpenTablet {
     pub(crate) fn explain(&self, error: Error) -> Error {
         self.scope.guard().err().unwrap_or(error)
     }
+}
 
-    /// Drops all that is decrypted. Operations under way end with an error.
+impl Opened for OpenTablet {
+    fn scope(&self) -> &Arc<Scope> {
+        &self.scope
+    }
+
+    fn is_closed(&self) -> bool {
+        self.engine.is_closed()
+    }
+
     async fn abandon(&self) {
         self.engine.abandon().await;
+        self.store.forget();
+    }
+
+    async fn close(&self) {
+        let scope = self.scope.id();
+        if let Err(error) = self.engine.close().await {
+            // What was acknowledged is in the log; the next open replays it.
+            tracing::warn!(%scope, %error, "a tablet did not close cleanly");
+        }
+        if let Err(error) = self.store.close().await
+            && error.kind() != ErrorKind::FailedPrecondition
+        {
+            tracing::warn!(%scope, %error, "a tablet's ledger was not written");
+        }
         self.store.forget();
     }
 }
@@ -128,12 +143,10 @@ impl Tablet {
             id: ScopeId::new(&record.scope),
             table,
             opened: AtomicBool::new(record.opened),
+            open: Resident::new(shared.clock.clone()),
             shared,
             schema: Arc::new(RwLock::new(schema)),
-            open: RwLock::new(None),
-            turning: Mutex::new(()),
             salt: rand::random(),
-            used: AtomicU64::new(0),
         })
     }
 
@@ -143,12 +156,12 @@ impl Tablet {
 
     /// The table's families as they are now.
     pub(crate) fn schema(&self) -> Arc<Families> {
-        self.schema.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.schema.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Shows a change of the families to readers, writers and compactions.
     pub(crate) fn set_schema(&self, schema: Arc<Families>) {
-        *self.schema.write().unwrap_or_else(std::sync::PoisonError::into_inner) = schema;
+        *self.schema.write().unwrap_or_else(PoisonError::into_inner) = schema;
     }
 
     /// Waits until nobody changes the row after reading it, and keeps it so.
@@ -180,17 +193,9 @@ impl Tablet {
         usize::try_from(hash % ROW_LOCKS as u64).unwrap_or(0)
     }
 
-    fn current(&self) -> Option<Arc<OpenTablet>> {
-        self.open.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
-    fn put(&self, open: Option<Arc<OpenTablet>>) -> Option<Arc<OpenTablet>> {
-        std::mem::replace(&mut *self.open.write().unwrap_or_else(std::sync::PoisonError::into_inner), open)
-    }
-
-    fn touch(&self) {
-        let now = self.shared.clock.elapsed().as_millis();
-        self.used.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Its place: open or not, to be closed.
+    pub(crate) fn resident(&self) -> &Resident<OpenTablet> {
+        &self.open
     }
 
     /// The open database, opened now if need be.
@@ -198,31 +203,19 @@ impl Tablet {
     /// # Errors
     /// The lock of the scope when its key is not usable; `DataLoss` when stored bytes were changed.
     pub(crate) async fn open(self: &Arc<Self>) -> Result<Arc<OpenTablet>> {
-        self.touch();
-        if let Some(open) = self.current().filter(|open| !open.engine.is_closed()) {
-            open.guard()?;
+        if let Some(open) = self.open.get()? {
             return Ok(open);
         }
         // The database's own tasks stay where it is opened, and must not hold a connection's thread up.
         let this = self.clone();
-        let opened = self.shared.runtime.spawn(async move { this.open_now().await }).await;
+        let opening = async move { this.open.get_or_open(|| this.make()).await };
+        let opened = self.shared.runtime.spawn(opening).await;
         opened.map_err(|e| Error::internal("a tablet could not be opened").because(e))?
     }
 
-    async fn open_now(self: &Arc<Self>) -> Result<Arc<OpenTablet>> {
-        let _turn = self.turning.lock().await;
-        if let Some(open) = self.current() {
-            if !open.engine.is_closed() {
-                open.guard()?;
-                return Ok(open);
-            }
-            // It failed, or its key went: leave it to those who still hold it and start anew.
-            self.put(None);
-            open.abandon().await;
-        }
+    async fn make(&self) -> Result<OpenTablet> {
         let scope = self.shared.keys.scope(&self.id).await?;
         scope.guard()?;
-        let mut lock = scope.watch();
         let files = self.shared.files.clone();
         let store = SealedStore::open(
             files,
@@ -256,87 +249,10 @@ impl Tablet {
         }
         let engine = Arc::new(engine);
         let committer = Committer::start(engine.clone());
-        let open = Arc::new(OpenTablet { engine, committer, store, scope: scope.clone() });
-        lock.mark_changed();
-        tokio::spawn(drop_when_locked(Arc::downgrade(self), Arc::downgrade(&open), lock));
-        self.put(Some(open.clone()));
-        open.guard()?;
-        Ok(open)
-    }
-
-    /// Closes the database when nobody used it for `idle`. Returns whether it is closed now.
-    pub(crate) async fn close_if_idle(&self, idle: Duration) -> bool {
-        let used = Duration::from_millis(self.used.load(Ordering::Relaxed));
-        if self.shared.clock.elapsed().saturating_sub(used) < idle {
-            return self.current().is_none();
-        }
-        let _turn = self.turning.lock().await;
-        let Some(open) = self.put(None) else { return true };
-        if Arc::strong_count(&open) > 1 {
-            self.put(Some(open));
-            return false;
-        }
-        close(&open, &self.id).await;
-        true
-    }
-
-    /// Closes the database, whoever uses it; for the end of the process and of the table.
-    pub(crate) async fn close(&self) {
-        let _turn = self.turning.lock().await;
-        let Some(open) = self.put(None) else { return };
-        let step = CLOSE_PATIENCE / 50;
-        let mut waited = Duration::ZERO;
-        while Arc::strong_count(&open) > 1 && waited < CLOSE_PATIENCE {
-            tokio::time::sleep(step).await;
-            waited += step;
-        }
-        close(&open, &self.id).await;
-    }
-
-    /// Drops the database without a last write: its rows are to go.
-    pub(crate) async fn discard(&self) {
-        let _turn = self.turning.lock().await;
-        if let Some(open) = self.put(None) {
-            open.abandon().await;
-        }
+        Ok(OpenTablet { engine, committer, store, scope })
     }
 }
 
 fn locked_or(scope: &Scope, error: Error) -> Error {
     scope.guard().err().unwrap_or(error)
-}
-
-async fn close(open: &OpenTablet, id: &ScopeId) {
-    if let Err(error) = open.engine.close().await {
-        // What was acknowledged is in the log; the next open replays it.
-        tracing::warn!(scope = %id, %error, "a tablet did not close cleanly");
-    }
-    if let Err(error) = open.store.close().await
-        && error.kind() != ErrorKind::FailedPrecondition
-    {
-        tracing::warn!(scope = %id, %error, "a tablet's ledger was not written");
-    }
-    open.store.forget();
-}
-
-/// Waits for the key to go, then drops what was decrypted with it.
-async fn drop_when_locked(tablet: Weak<Tablet>, open: Weak<OpenTablet>, mut lock: watch::Receiver<Lock>) {
-    loop {
-        if *lock.borrow_and_update() == Lock::Locked {
-            let Some(open) = open.upgrade() else { return };
-            if let Some(tablet) = tablet.upgrade() {
-                let ours = tablet.current().is_some_and(|current| Arc::ptr_eq(&current, &open));
-                if ours {
-                    tablet.put(None);
-                }
-            }
-            open.abandon().await;
-            return;
-        }
-        tokio::select! {
-            changed = lock.changed() => if changed.is_err() { return },
-            // The database may have been closed meanwhile; do not outlive it for long.
-            () = tokio::time::sleep(Duration::from_secs(60)) => if open.strong_count() == 0 { return },
-        }
-    }
 }

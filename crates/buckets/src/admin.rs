@@ -294,7 +294,7 @@ impl Buckets {
         let vault = self.vaults.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
         self.forget_key(id).await?;
         if let Some(vault) = vault {
-            vault.discard().await;
+            vault.resident().discard().await;
         }
         self.remove_files(id).await;
         Ok(())

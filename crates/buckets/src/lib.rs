@@ -244,7 +244,7 @@ impl Buckets {
     /// Makes all durable and closes every vault.
     pub async fn close(&self) {
         let vaults = futures::stream::iter(self.known_vaults());
-        vaults.for_each_concurrent(CLOSED_AT_ONCE, async |vault| vault.close().await).await;
+        vaults.for_each_concurrent(CLOSED_AT_ONCE, async |vault| vault.resident().close().await).await;
     }
 
     fn known_vaults(&self) -> Vec<Arc<Vault>> {
@@ -280,7 +280,7 @@ impl Buckets {
                 vault.clone()
             }
         };
-        let first = !vault.was_open();
+        let first = !vault.resident().is_open();
         let open = vault.open().await?;
         if first {
             // What a crash left behind is to go.

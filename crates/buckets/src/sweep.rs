@@ -40,7 +40,7 @@ impl Buckets {
                 () = self.to_sweep.notified() => {}
                 () = self.shared.clock.sleep(IDLE_CHECK) => {
                     for vault in self.known_vaults() {
-                        vault.close_if_idle(IDLE).await;
+                        vault.resident().close_if_idle(IDLE).await;
                     }
                 }
             }

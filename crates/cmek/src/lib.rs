@@ -15,8 +15,10 @@ pub mod lifecycle;
 mod manager;
 pub mod platform;
 pub mod record;
+mod resident;
 mod scope;
 
 pub use lifecycle::{KeyState, Reason, Refusal};
 pub use manager::{Config, Manager};
+pub use resident::{Opened, Resident};
 pub use scope::{Lock, LockEvent, Scope, ScopeSpec, Status};

@@ -1,5 +1,5 @@
-//! `dataflow`: the same pipelines on Beam's Python LocalJobService and on ours, with the same harness, and the
-//! shuffle alone.
+//! `dataflow`: the same pipelines on Beam's Python LocalJobService and on ours, with the same harness; then ours with
+//! a harness that does nothing, and the shuffle alone.
 //!
 //! Invariant: each pipeline gets a new process of each runner, so that peaks of memory are its own. The elements
 //! are counted at a pipeline's end; a wrong count fails the run.
@@ -19,8 +19,12 @@ use crate::workspace::{Binaries, Workspace};
 
 /// The most memory that the server may take while the large group goes through.
 const LARGE_MEMORY_GOAL: f64 = 1e9;
-/// What the shuffle alone must do on a core, sealed, written and read, MB/s.
-const SHUFFLE_GOAL: f64 = 300.0;
+/// What the runner must group on a core, sealed, written and read, MB/s: with a harness that does nothing, and so all
+/// the more the shuffle alone.
+const GROUPED_GOAL: f64 = 300.0;
+
+/// How often values are grouped without a SDK; the first time pays for the process's memory.
+const TURNS: &str = "3";
 
 /// A pipeline.
 struct Job {
@@ -106,19 +110,50 @@ pub(super) fn run(workspace: &Workspace, binaries: &Binaries, quick: bool) -> Re
             number(&large, "runner_cpu_s"),
         );
     }
-    let records = if quick { "200000" } else { "2000000" };
+    let null_harness = null_harness(workspace, binaries, quick)?;
     let title = "the shuffle alone";
-    let shuffle =
-        measure(workspace, binaries, title, &args(&["shuffle", "--records", records, "--turns", "3"]))?;
-    let turns = shuffle.get("turns").and_then(Value::as_array).into_iter().flatten();
+    let records = if quick { "200000" } else { "2000000" };
+    let list = args(&["shuffle", "--records", records, "--turns", TURNS]);
+    let shuffle = measure(workspace, binaries, title, &list)?;
+    show_rate(title, &shuffle);
+    Ok(json!({ "jobs": jobs, "large": large, "null_harness": null_harness, "shuffle": shuffle }))
+}
+
+/// Groups 1 KB values on a new server, with a worker in Rust that does nothing.
+fn null_harness(workspace: &Workspace, binaries: &Binaries, quick: bool) -> Result<Value> {
+    let folders = Folders::anew(&workspace.target.join("xtask/bench-dataflow"))?;
+    let log = workspace.log("bench-dataflow-runner");
+    let mut server = Server::start(&binaries.claviger, &folders, &[], &log)?;
+    let records = if quick { "200000" } else { "1000000" };
+    let pid = server.pid().to_string();
+    let title = "a harness that does nothing";
+    let list = [
+        "null-harness",
+        "--endpoint",
+        &server.endpoint,
+        "--pid",
+        &pid,
+        "--records",
+        records,
+        "--turns",
+        TURNS,
+    ];
+    let result = measure(workspace, binaries, title, &args(&list))?;
+    server.stop()?;
+    show_rate(title, &result);
+    Ok(result)
+}
+
+/// Prints what the turns of a grouping did, by the one in the middle.
+fn show_rate(title: &str, result: &Value) {
+    let turns = result.get("turns").and_then(Value::as_array).into_iter().flatten();
     let mut rates: Vec<f64> = turns.map(|turn| number(turn, "mb_per_cpu_second")).collect();
     rates.sort_by(f64::total_cmp);
     let rate = rates.get(rates.len() / 2).copied().unwrap_or_default();
     println!(
-        "the shuffle alone, sealed, written and read: {rate:.0} MB/s per core (goal: >= {SHUFFLE_GOAL:.0}, {})",
-        verdict(rate >= SHUFFLE_GOAL)
+        "{title}: {rate:.0} MB of values per second of CPU, sealed, each written and read (goal: >= {GROUPED_GOAL:.0}, {})",
+        verdict(rate >= GROUPED_GOAL)
     );
-    Ok(json!({ "jobs": jobs, "large": large, "shuffle": shuffle }))
 }
 
 fn verdict(held: bool) -> &'static str {

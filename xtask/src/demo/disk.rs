@@ -10,6 +10,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use aho_corasick::{AhoCorasick, MatchKind};
+use serde_json::{Value, json};
+
 use crate::failure::{Doing, Failure, Result};
 use crate::process::Watch;
 use crate::report;
@@ -84,6 +87,12 @@ impl Snapshot {
     pub(super) fn size_of(&self, prefix: &str) -> u64 {
         self.0.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, state)| state.size).sum()
     }
+
+    /// Bytes that jobs keep between their stages, shuffles and logs, in a snapshot of the jobs' folder.
+    pub(super) fn of_shuffles(&self) -> u64 {
+        let at_work = |name: &str| name.contains("/work/w/run/");
+        self.0.iter().filter(|(name, _)| at_work(name)).map(|(_, state)| state.size).sum()
+    }
 }
 
 impl Change {
@@ -139,6 +148,11 @@ impl Needles {
         }
     }
 
+    /// The planted texts, for the Python side.
+    pub(super) fn planted(&self) -> Value {
+        json!({"key": self.key, "qualifier": self.qualifier, "value": self.value})
+    }
+
     /// The planted texts, keys, qualifiers and values of real rows, and the family names with their data;
     /// each as it is and in hexadecimal.
     pub(super) fn all(&self) -> Vec<String> {
@@ -176,7 +190,7 @@ pub(super) struct Found {
 pub(super) fn search(folder: &Path, needles: &[String], watch: &Watch) -> Result<Found> {
     let mut files = Vec::new();
     walk(folder, &mut |path, _| files.push(path.to_owned()))?;
-    let finder = Finder::new(needles);
+    let finder = Finder::new(needles)?;
     let mut found = Found::default();
     watch.count_to(files.len() as u64);
     for (number, path) in files.iter().enumerate() {
@@ -188,7 +202,7 @@ pub(super) fn search(folder: &Path, needles: &[String], watch: &Watch) -> Result
         };
         found.files += 1;
         let name = path.strip_prefix(folder).unwrap_or(path).display().to_string();
-        for hit in finder.in_text(name.as_bytes()) {
+        for hit in finder.in_bytes(name.as_bytes(), 0) {
             found.hits.push(format!("'{hit}' in the name {name}"));
         }
         found.bytes +=
@@ -197,39 +211,26 @@ pub(super) fn search(folder: &Path, needles: &[String], watch: &Watch) -> Result
     Ok(found)
 }
 
-/// Looks for many texts at once: a table of first byte pairs, then a comparison.
+/// Looks for many texts at once.
 struct Finder<'a> {
     needles: &'a [String],
-    by_pair: Vec<Vec<usize>>,
+    searcher: AhoCorasick,
     longest: usize,
 }
 
 impl<'a> Finder<'a> {
-    fn new(needles: &'a [String]) -> Self {
-        let mut by_pair = vec![Vec::new(); 1 << 16];
-        for (index, needle) in needles.iter().enumerate() {
-            if let [first, second, ..] = needle.as_bytes()
-                && let Some(slot) = by_pair.get_mut(pair(*first, *second))
-            {
-                slot.push(index);
-            }
-        }
-        Self { needles, by_pair, longest: needles.iter().map(String::len).max().unwrap_or(0) }
+    fn new(needles: &'a [String]) -> Result<Self> {
+        // The only kind that is looked for many bytes at a time.
+        let mut builder = AhoCorasick::builder();
+        builder.match_kind(MatchKind::LeftmostFirst);
+        let searcher = builder.build(needles).doing("the texts cannot be looked for")?;
+        Ok(Self { needles, searcher, longest: needles.iter().map(String::len).max().unwrap_or(0) })
     }
 
-    fn in_text(&self, text: &[u8]) -> Vec<&'a str> {
-        let mut hits = Vec::new();
-        for (at, two) in text.windows(2).enumerate() {
-            let [first, second] = two else { continue };
-            for index in self.by_pair.get(pair(*first, *second)).into_iter().flatten() {
-                if let Some(needle) = self.needles.get(*index)
-                    && text.get(at..).is_some_and(|rest| rest.starts_with(needle.as_bytes()))
-                {
-                    hits.push(needle.as_str());
-                }
-            }
-        }
-        hits
+    /// The texts in `bytes` that end after the first `known` of them.
+    fn in_bytes(&self, bytes: &[u8], known: usize) -> Vec<&'a str> {
+        let matches = self.searcher.find_iter(bytes).filter(|found| found.end() > known);
+        matches.filter_map(|found| self.needles.get(found.pattern().as_usize())).map(String::as_str).collect()
     }
 
     /// Searches a stream in pieces that overlap by the longest text; gives the bytes read.
@@ -244,21 +245,11 @@ impl<'a> Finder<'a> {
                 return Ok(total);
             }
             total += read as u64;
-            for needle in self.in_text(&window) {
-                // A text that lies wholly in the kept part was told before.
-                let known = window.get(..kept).is_some_and(|part| self.in_text(part).contains(&needle));
-                if !known {
-                    hit(needle);
-                }
-            }
+            self.in_bytes(&window, kept).into_iter().for_each(&mut *hit);
             let cut = window.len().saturating_sub(overlap);
             window.drain(..cut);
         }
     }
-}
-
-fn pair(first: u8, second: u8) -> usize {
-    usize::from(first) << 8 | usize::from(second)
 }
 
 #[cfg(test)]
@@ -278,21 +269,36 @@ mod tests {
 
     #[test]
     fn a_text_across_two_pieces_is_found_once() {
-        let needles = vec!["planted-key-1".to_owned(), "absent".to_owned()];
-        let finder = Finder::new(&needles);
+        let needles = vec!["planted-key-1".to_owned(), "absent".to_owned(), "not-there".to_owned()];
+        let finder = Finder::new(&needles).unwrap();
         let mut bytes = vec![b'p'; PIECE_BYTES - 5];
         bytes.extend_from_slice(b"planted-key-1");
+        // Whole in the part that is kept for the next piece.
+        bytes.resize(2 * PIECE_BYTES - 7, b'x');
+        bytes.extend_from_slice(b"absent");
         bytes.extend_from_slice(&[b'x'; 100]);
         let mut hits = Vec::new();
         let read = finder.in_stream(&mut Dribble(&bytes), &mut |hit| hits.push(hit.to_owned())).unwrap();
         assert_eq!(read, bytes.len() as u64);
-        assert_eq!(hits, ["planted-key-1"]);
+        assert_eq!(hits, ["planted-key-1", "absent"]);
     }
 
     #[test]
     fn needles_are_looked_for_in_hexadecimal_too() {
         let needles = Needles { key: "ab".into(), qualifier: "cd".into(), value: "ef".into() }.all();
         assert!(needles.contains(&"ab".to_owned()) && needles.contains(&"6162".to_owned()));
+    }
+
+    #[test]
+    fn only_what_jobs_work_with_counts_as_shuffles() {
+        let folder = std::env::temp_dir().join(format!("claviger-jobs-{}", std::process::id()));
+        for (place, content) in [("s/work/w/run", "12345"), ("s/work/w/blob", "1"), ("s/kept/k/blob", "1")] {
+            std::fs::create_dir_all(folder.join(place)).unwrap();
+            std::fs::write(folder.join(place).join("f"), content).unwrap();
+        }
+        let shuffles = Snapshot::take(&folder).unwrap().of_shuffles();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(shuffles, 5);
     }
 
     #[test]

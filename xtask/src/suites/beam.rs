@@ -44,6 +44,24 @@ pub(super) fn coders(bench: &Bench, watch: &Watch) -> Result<Tally> {
     Ok(counts::vectors(&done))
 }
 
+/// Workers as processes: the server's own tests that need a Python with Beam.
+pub(super) fn workers(bench: &Bench, watch: &Watch) -> Result<Tally> {
+    let mut command = bench.workspace.cargo();
+    // The whole workspace, as for the other unit tests: its features are built already.
+    command.args([
+        "test",
+        "--workspace",
+        "--lib",
+        "--no-fail-fast",
+        "--",
+        "--ignored",
+        "beam::fn_api::tests",
+    ]);
+    command.env("CLAVIGER_BEAM_PYTHON", &bench.beam(watch)?.program);
+    let done = process::run(command, &bench.workspace.log("beam-workers"), watch)?;
+    Ok(counts::cargo_test(&done))
+}
+
 /// Our own tests of jobs.
 pub(super) fn dataflow(bench: &Bench, watch: &Watch) -> Result<Tally> {
     pytest(bench, watch, "dataflow", &["python/beam"], &[])

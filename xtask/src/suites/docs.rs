@@ -2,10 +2,11 @@
 //!
 //! Invariant: a command in the README is run from its text, never from a copy that could drift.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::{Bench, Tally};
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::process::{self, Watch};
 use crate::server::{Folders, Server};
 
@@ -27,15 +28,19 @@ fn readme(bench: &Bench, watch: &Watch) -> Result<Tally> {
     if steps.is_empty() {
         return Ok(Tally::skip("the README shows no claviger command"));
     }
-    let python = bench.python(watch)?.program.display().to_string();
+    // It has the official clients as well.
+    let python = &bench.beam(watch)?.program;
     let binaries = bench.binaries(watch)?;
     let folders = Folders::anew(&bench.workspace.target.join("xtask/readme-server"))?;
     let mut server = Server::start(&binaries.claviger, &folders, &[], &bench.workspace.log("readme-server"))?;
     let mut shell = Command::new("bash");
     shell.args(["-euo", "pipefail", "-x", "-c", &steps.join("\n")]).current_dir(&folders.data);
     shell.env("CLAVIGER_ENDPOINT", &server.endpoint).env("PYTHON", python);
-    let release = binaries.claviger.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
-    shell.env("PATH", format!("{release}:{}", std::env::var("PATH").unwrap_or_default()));
+    let own = [&binaries.claviger, python].into_iter().filter_map(|program| program.parent());
+    let rest = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(own.map(PathBuf::from).chain(std::env::split_paths(&rest)))
+        .map_err(|error| Failure::new(format!("the target directory cannot be in PATH: {error}")))?;
+    shell.env("PATH", path);
     let done = process::run(shell, &bench.workspace.log("readme"), watch)?;
     server.stop()?;
     if done.success {
@@ -45,7 +50,7 @@ fn readme(bench: &Bench, watch: &Watch) -> Result<Tally> {
 }
 
 /// What the README does with a running server: the `claviger` commands of its shell blocks, whole with their
-/// continued lines, the variables they set, and its Python blocks.
+/// continued lines, the variables and files they make, and its Python blocks.
 fn steps(readme: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut block: Option<(&str, Vec<&str>)> = None;
@@ -58,7 +63,12 @@ fn steps(readme: &str) -> Vec<String> {
                         "sh" | "bash" => found.extend(commands(lines.into_iter())),
                         "console" => found.extend(typed(&lines)),
                         "python" => found.push(format!("\"$PYTHON\" - <<'END'\n{}\nEND", lines.join("\n"))),
-                        _ => {}
+                        // The text around the block says under which name to save it.
+                        named => {
+                            if let Some(file) = named.strip_prefix("python ") {
+                                found.push(format!("cat > '{file}' <<'END'\n{}\nEND", lines.join("\n")));
+                            }
+                        }
                     }
                 }
             }
@@ -102,7 +112,7 @@ fn commands<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<String> {
 fn is_run(command: &str) -> bool {
     let command = command.trim();
     let plain = command.starts_with("claviger ") && !command.starts_with("claviger serve");
-    let sets = command.starts_with("eval \"$(claviger ");
+    let sets = command.starts_with("eval \"$(claviger ") || command.starts_with("printf ");
     let assigns =
         command.strip_prefix("export ").unwrap_or(command).split_once('=').is_some_and(|(name, _)| {
             name != "PATH" && !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
@@ -117,8 +127,11 @@ mod tests {
     #[test]
     fn only_shell_blocks_give_commands_and_a_server_is_not_started_twice() {
         let readme = "claviger outside\n```sh\ncargo xtask demo\nclaviger serve &\nKEY=projects/p/k\n\
-            claviger kms keys create k \\\n  --location us-east1\n```\n```toml\nclaviger = 1\n```\n";
-        assert_eq!(steps(readme), ["KEY=projects/p/k", "claviger kms keys create k   --location us-east1"]);
+            claviger kms keys create k \\\n  --location us-east1\nprintf a > b\n```\n```toml\nclaviger = 1\n```\n\
+            ```python x.py\npass\n```\n";
+        let made = ["KEY=projects/p/k", "claviger kms keys create k   --location us-east1", "printf a > b"];
+        assert_eq!(steps(readme)[..3], made);
+        assert_eq!(steps(readme)[3..], ["cat > 'x.py' <<'END'\npass\nEND"]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Files that grow, one `fdatasync` for each append.
 //!
-//! A file that an append makes longer costs the file system a commit of its journal. So room is made
-//! ahead, filled with zeroes, and an append within it writes nothing but its own bytes. Long appends do
-//! not wait for that: what they write is worth a commit.
+//! A file that an append makes longer costs the file system a commit of its journal, milliseconds on some
+//! disks. So room is reserved ahead, which reads as zeroes, and an append within it writes nothing but its own
+//! bytes. Where the file system cannot reserve, appends work as well, only slower.
 //!
 //! Invariant: a file appears under its name with its front durable. Beyond what was appended it holds
 //! zeroes only. An owner whose claim was taken over writes nothing more.
@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use object_store::path::Path;
 use object_store::{PutMode, Result};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 use super::open::Disk;
@@ -26,11 +27,7 @@ use crate::error::permanent;
 
 /// Room made with a file, and the most that is made at a time; in between it doubles.
 const FIRST_ROOM: u64 = 64 * 1024;
-const MAX_ROOM: u64 = 1024 * 1024;
-/// Appends from this length on make no room beyond themselves.
-const LONG_APPEND: usize = 64 * 1024;
-const ZEROES_LEN: u64 = 64 * 1024;
-static ZEROES: [u8; ZEROES_LEN as usize] = [0; ZEROES_LEN as usize];
+const MAX_ROOM: u64 = 8 * 1024 * 1024;
 
 /// Who owns which directory.
 #[derive(Debug, Default)]
@@ -118,7 +115,7 @@ struct Growing {
     disk: Arc<Disk>,
     path: Path,
     file: File,
-    /// Where the next append goes, and up to where there are zeroes.
+    /// Where the next append goes, and up to where there is room.
     end: u64,
     room: u64,
     step: u64,
@@ -134,38 +131,29 @@ impl fmt::Debug for Growing {
 }
 
 impl Growing {
-    /// Fills what follows `end` with zeroes. A disk without room for them may still have some for appends.
+    /// Reserves what an append up to `end` takes, and more. A disk without room for that may still have some for
+    /// the append.
     fn make_room(&mut self, end: u64) {
         let until = (end + self.step).next_multiple_of(FIRST_ROOM);
         self.step = (self.step * 2).min(MAX_ROOM);
-        let mut position = end;
-        while position < until {
-            let len = (until - position).min(ZEROES_LEN);
-            let zeroes = usize::try_from(len).ok().and_then(|len| ZEROES.get(..len)).unwrap_or(&ZEROES);
-            if self.file.write_all_at(zeroes, position).is_err() {
-                break;
-            }
-            position += zeroes.len() as u64;
-        }
-        self.room = position;
+        let reserved = fallocate(&self.file, FallocateFlags::empty(), self.end, until - self.end);
+        self.room = if reserved.is_ok() { until } else { end };
     }
 
     fn put(&mut self, bytes: &[u8], durable: bool) -> io::Result<()> {
         let end = self.end + bytes.len() as u64;
-        if durable && !self.dirty && end <= self.room {
+        if end > self.room {
+            self.make_room(end);
+        }
+        if durable && !self.dirty {
             write_through(&self.file, bytes, self.end)?;
         } else {
             self.file.write_all_at(bytes, self.end)?;
-            let (long, outgrown) = (self.dirty || bytes.len() >= LONG_APPEND, end > self.room);
-            self.room = self.room.max(end);
-            self.dirty = !durable;
-            if durable && outgrown && !long {
-                self.make_room(end);
-            }
             if durable {
                 self.file.sync_data()?;
             }
         }
+        self.dirty = !durable;
         self.end = end;
         Ok(())
     }
@@ -236,7 +224,7 @@ mod tests {
         let (dir, store) = store().await;
         let log = store.claim(&Path::from("a/log")).unwrap();
         let mut file = log.create("1", b"front").unwrap();
-        let long = vec![7; LONG_APPEND + 3];
+        let long = vec![7; 300_003];
         let mut expected = b"front".to_vec();
         for bytes in [&b"one"[..], &[2; 70_000], &long, b"two", &long, &[3; 5]] {
             file.write(&bytes[..bytes.len() / 2]).unwrap();
@@ -270,6 +258,24 @@ mod tests {
         assert_eq!(fs::read(dir.path().join("a/1")).unwrap(), before);
         second.create("2", b"x").unwrap();
         other.create("1", b"x").unwrap();
+    }
+
+    #[tokio::test]
+    async fn appends_go_on_without_room_made_ahead() {
+        let (dir, store) = store().await;
+        let disk = store.disk.clone();
+        let file = File::create(dir.path().join("f")).unwrap();
+        let gate = Arc::new(Gate(Mutex::new(true)));
+        // A file that is open for reading only cannot be given room.
+        let read_only = File::open(dir.path().join("f")).unwrap();
+        let path = Path::from("f");
+        let mut growing =
+            Growing { disk, path, file: read_only, end: 0, room: 0, step: FIRST_ROOM, dirty: false, gate };
+        growing.make_room(10);
+        assert_eq!(growing.room, 10);
+        growing.file = file;
+        growing.append(b"0123456789").unwrap();
+        assert_eq!(fs::read(dir.path().join("f")).unwrap(), b"0123456789");
     }
 
     #[tokio::test]

@@ -215,7 +215,7 @@ impl Drop for Loopback {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs CLAVIGER_BEAM_PYTHON"]
+#[ignore = "needs CLAVIGER_BEAM_PYTHON: `cargo xtask test` sets it"]
 async fn a_loopback_worker_runs_bundles_and_tells_of_errors() {
     let server = Server::start().await;
     let (_pool, environment) = Loopback::start();
@@ -238,7 +238,7 @@ async fn a_loopback_worker_runs_bundles_and_tells_of_errors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs CLAVIGER_BEAM_PYTHON"]
+#[ignore = "needs CLAVIGER_BEAM_PYTHON: `cargo xtask test` sets it"]
 async fn an_official_image_becomes_a_process_that_has_the_staged_files_and_dies_aloud() {
     let server = Server::start().await;
     let files = vec![staged("staged_module.py", b"VALUE = b'from a staged file'")];
@@ -257,7 +257,7 @@ async fn an_official_image_becomes_a_process_that_has_the_staged_files_and_dies_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs CLAVIGER_BEAM_PYTHON"]
+#[ignore = "needs CLAVIGER_BEAM_PYTHON: `cargo xtask test` sets it"]
 async fn a_package_of_the_job_is_installed_for_its_workers_alone() {
     let server = Server::start().await;
     let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
@@ -274,7 +274,7 @@ async fn a_package_of_the_job_is_installed_for_its_workers_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs CLAVIGER_BEAM_PYTHON"]
+#[ignore = "needs CLAVIGER_BEAM_PYTHON: `cargo xtask test` sets it"]
 async fn a_package_that_cannot_be_installed_is_named() {
     let server = Server::start().await;
     let files = vec![
@@ -287,7 +287,7 @@ async fn a_package_that_cannot_be_installed_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs CLAVIGER_BEAM_PYTHON, and installs Apache Beam, which takes minutes"]
+#[ignore = "needs CLAVIGER_BEAM_PYTHON, and installs Apache Beam: `cargo xtask test` does"]
 async fn the_python_of_an_image_is_installed_once() {
     let cache = tempfile::tempdir().expect("a directory");
     let server = Server::start_with(None, cache.path().join("cache")).await;
@@ -326,7 +326,7 @@ fn staged(name: &str, bytes: &[u8]) -> (ArtifactInformation, Bytes) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs CLAVIGER_BEAM_PYTHON"]
+#[ignore = "needs CLAVIGER_BEAM_PYTHON: `cargo xtask test` sets it"]
 async fn a_damaged_staged_file_is_named_and_keeps_the_worker_from_starting() {
     let server = Server::start().await;
     let (mut information, bytes) = staged("data.bin", b"damaged");
@@ -337,7 +337,7 @@ async fn a_damaged_staged_file_is_named_and_keeps_the_worker_from_starting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs CLAVIGER_BEAM_PYTHON"]
+#[ignore = "needs CLAVIGER_BEAM_PYTHON: `cargo xtask test` sets it"]
 async fn a_worker_in_user_code_is_stopped_in_time() {
     let server = Server::start().await;
     let worker = server.try_worker(docker(), Files(Vec::new())).await.expect("a worker");
@@ -351,7 +351,7 @@ async fn a_worker_in_user_code_is_stopped_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs CLAVIGER_BEAM_PYTHON"]
+#[ignore = "needs CLAVIGER_BEAM_PYTHON: `cargo xtask test` sets it"]
 async fn a_process_environment_gets_the_arguments_of_the_container_contract() {
     let server = Server::start().await;
     let script = server.scratch.path().join("boot.sh");
