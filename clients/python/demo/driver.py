@@ -5,6 +5,7 @@ Reads one JSON object a line from stdin, `{"do": NAME, ...arguments}`, and answe
 goes through Google's own unmodified clients.
 """
 
+import csv
 import json
 import os
 import subprocess
@@ -43,7 +44,9 @@ class Demo:
     def connect(self, host, project, archive):
         os.environ["BIGTABLE_EMULATOR_HOST"] = host
         import grpc
-        from google.cloud import bigtable, kms_v1
+        from google.api_core.client_options import ClientOptions
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import bigtable, kms_v1, storage
         from google.cloud.bigtable import data
         from google.cloud.kms_v1.services.key_management_service.transports import (
             KeyManagementServiceGrpcTransport,
@@ -57,6 +60,11 @@ class Demo:
         self.kms = kms_v1.KeyManagementServiceClient(transport=KeyManagementServiceGrpcTransport(channel=channel))
         self.admin = bigtable.Client(project=project, admin=True)
         self.data = data.BigtableDataClient(project=project)
+        self.storage = storage.Client(
+            project=project,
+            credentials=AnonymousCredentials(),
+            client_options=ClientOptions(api_endpoint=f"http://{host}"),
+        )
         self.flights = Flights(archive)
 
     # Keys ------------------------------------------------------------------------------------------
@@ -100,13 +108,14 @@ class Demo:
         target.create(clusters=[cluster]).result(timeout=60)
         return target.name
 
-    def create_table(self, instance, table):
+    def create_table(self, instance, table, families=None):
+        """A table with these families, or those of flights."""
         from google.cloud.bigtable.column_family import MaxVersionsGCRule
 
         from flights import FAMILIES
 
         target = self.admin.instance(instance).table(table)
-        target.create(column_families={name: MaxVersionsGCRule(1) for name in FAMILIES})
+        target.create(column_families={name: MaxVersionsGCRule(1) for name in families or FAMILIES})
         return target.name
 
     def encryption(self, instance, table):
@@ -233,6 +242,101 @@ class Demo:
             return {"cells": len(row.cells) if row else 0}
         except Exception as error:
             return failure(error)
+
+    # The pipeline's input and output -----------------------------------------------------------------
+
+    def stage(self, folder, bucket, key, planted):
+        """Writes the pipeline's files to a folder, a file of flights for each month, and puts them into a new bucket.
+
+        One file more has a flight of the planted plane to the planted place; its object has planted metadata.
+        """
+        months = {}
+        for row in self.flights.rows():
+            months.setdefault(int(self.flights.column(row, "month")), []).append(row)
+        extra = dict(zip(self.flights.heading, months[1][0])) | {"tailnum": planted["key"], "dest": planted["value"]}
+        os.makedirs(os.path.join(folder, "flights"))
+        names = {f"flights/2013-{month:02}.csv": rows for month, rows in months.items()}
+        hidden = f"flights/{planted['key']}.csv"
+        names[hidden] = [[extra[name] for name in self.flights.heading]]
+        for name, rows in names.items():
+            with open(os.path.join(folder, name), "w", newline="", encoding="ascii") as file:
+                csv.writer(file, lineterminator="\n").writerows([self.flights.heading, *rows])
+        for name in ("airports.csv", "planes.csv"):
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(self.flights.file(name))
+        target = self.storage.bucket(bucket)
+        target.default_kms_key_name = key
+        target.create(location=LOCATION)
+        objects = [*names, "airports.csv", "planes.csv"]
+        for done, name in enumerate(objects):
+            progress(done, len(objects))
+            blob = target.blob(name)
+            if name == hidden:
+                blob.metadata = {planted["qualifier"]: planted["value"]}
+            blob.upload_from_filename(os.path.join(folder, name))
+        kept = list(self.storage.list_blobs(bucket))
+        return {
+            "default_key": self.storage.get_bucket(bucket).default_kms_key_name,
+            "objects": len(kept),
+            "bytes": sum(blob.size for blob in kept),
+            "versions": sorted({blob.kms_key_name or "none" for blob in kept}),
+        }
+
+    def _all_cells(self, instance, table):
+        """All cells of a table: by key, a list of (family, qualifier, value, time)."""
+        rows = self._table(instance, table).read_rows(self.data_types.ReadRowsQuery(), operation_timeout=60)
+        return {
+            row.row_key.decode(): [(c.family, c.qualifier, c.value, c.timestamp_micros) for c in row] for row in rows
+        }
+
+    def _plain_delays(self, planted):
+        """Flights and mean delay by route and month, in a loop over the file, with the planted flight."""
+        sums = {}
+
+        def add(origin, dest, month, late):
+            entry = sums.setdefault(f"{origin}-{dest}#2013-{int(month):02}", [0, 0, 0])
+            entry[0] += 1
+            if late != "NA":
+                entry[1] += 1
+                entry[2] += int(late)
+
+        at = [self.flights.heading.index(name) for name in ("origin", "dest", "month", "arr_delay")]
+        for number, row in enumerate(self.flights.rows()):
+            add(*(row[position] for position in at))
+            if number == 0:
+                add(row[at[0]], planted["value"], row[at[2]], row[at[3]])
+        return {
+            key: (str(count), f"{late / arrived:.2f}" if arrived else "NA")
+            for key, (count, arrived, late) in sums.items()
+        }
+
+    def compare(self, instance, table, other, planted):
+        """Both tables in full, and their delays with those of a plain loop over the file."""
+        found, expected = self._all_cells(instance, table), self._all_cells(instance, other)
+        for key in sorted({*found, *expected}):
+            if found.get(key) != expected.get(key):
+                raise RuntimeError(f"row {key}: {found.get(key)} in {table}, {expected.get(key)} in {other}")
+        rows = {key: {name.decode(): value.decode() for _, name, value, _ in cells} for key, cells in found.items()}
+        delays = {key: (cells["flights"], cells["mean"]) for key, cells in rows.items()}
+        if delays != self._plain_delays(planted):
+            raise RuntimeError("the delays are not those of the file")
+        # One that many flew.
+        often = [key for key, cells in rows.items() if int(cells["arrived"]) >= 100]
+        late = max(often, key=lambda key: float(rows[key]["mean"]))
+        return {
+            "rows": len(rows),
+            "flights": sum(int(cells["flights"]) for cells in rows.values()),
+            "planted": sum(planted["value"] in key for key in rows),
+            "latest": {"key": late, **rows[late]},
+        }
+
+    def try_object(self, bucket, name):
+        """One download: its size, or how it failed."""
+        try:
+            return {"bytes": len(self.storage.bucket(bucket).blob(name).download_as_bytes(retry=None))}
+        except Exception as error:
+            code = getattr(error, "code", None)
+            return {"code": f"HTTP {int(code)}" if code else type(error).__name__, "message": str(error)}
 
     # The key's life ------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 One row per flight; the key starts with the day, so that a day is one range. All 19 columns are kept, in
 three families: what flew (`flight`), when (`time`), and how it went (`result`). Empty values are left out.
+
+The archive also has tables of airports and planes, which the demo's pipeline joins with the flights.
 """
 
 import csv
@@ -26,10 +28,8 @@ class Flights:
     """The data set in its archive."""
 
     def __init__(self, archive: str):
-        with tarfile.open(archive) as tar:
-            member = next(m for m in tar.getmembers() if m.name.endswith("/flights.csv.zip"))
-            packed = tar.extractfile(member).read()
-        self._zip = zipfile.ZipFile(io.BytesIO(packed))
+        self._archive = archive
+        self._zip = zipfile.ZipFile(io.BytesIO(self.file("flights.csv.zip")))
         with self._open() as lines:
             self.heading = next(csv.reader(lines))
         at = {name: index for index, name in enumerate(self.heading)}
@@ -37,6 +37,12 @@ class Flights:
             (family, name.encode(), at[name]) for family, names in FAMILIES.items() for name in names
         ]
         self._key_parts = [at[name] for name in ("year", "month", "day", "carrier", "flight", "sched_dep_time")]
+
+    def file(self, name: str) -> bytes:
+        """A file of the archive, by the last part of its name."""
+        with tarfile.open(self._archive) as tar:
+            member = next(m for m in tar.getmembers() if m.name.endswith(f"/{name}"))
+            return tar.extractfile(member).read()
 
     def _open(self):
         return io.TextIOWrapper(self._zip.open("flights.csv"), encoding="ascii", newline="")

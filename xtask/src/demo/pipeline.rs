@@ -67,8 +67,8 @@ impl Demo {
             None => return Err(program.failed("the pipeline was not submitted in time")),
         };
         self.show("DataflowRunner, unmodified, --dataflow_kms_key: submitted", true, job.clone());
-        self.describe(&job, key)?;
-        let (end, looks) = self.look_while_it_runs(&mut program, started)?;
+        let title = "the job runs; reading every byte of shuffles and buckets meanwhile";
+        let ((end, looks), _) = timed(title, |watch| self.look_while_it_runs(&mut program, started, watch))?;
         // The planted flight is one more.
         let read = end.metrics.get("flights_read").and_then(Value::as_u64).unwrap_or(0);
         let rate = report::count((read as f64 / end.after.as_secs_f64()) as u64);
@@ -88,6 +88,7 @@ impl Demo {
         for hit in looks.hits.iter().take(5) {
             println!("      {hit}");
         }
+        self.describe(&job, key)?;
         self.compare(&end, flights)?;
         self.audited(&job, key)
     }
@@ -121,6 +122,12 @@ impl Demo {
         let measured =
             format!("gs://{BUCKET}: {} objects, {}", number("objects"), report::bytes(number("bytes")));
         self.show("a bucket with that default key: flights, planes, airports", held, measured);
+        let needles = self.needles.all();
+        let plain = timed("the plain files", |watch| disk::search(self.input().as_ref(), &needles, watch))?.0;
+        let found = |needle: &str| plain.hits.iter().any(|hit| hit.starts_with(&format!("'{needle}'")));
+        let held = found(&self.needles.key) && found(&self.needles.value);
+        let measured = format!("{} hits in {} files", report::count(plain.hits.len() as u64), plain.files);
+        self.show("the search finds what was planted in the plain files", held, measured);
         Ok(())
     }
 
@@ -197,10 +204,14 @@ impl Demo {
     }
 
     /// Searches the disk again and again until the program has ended.
-    fn look_while_it_runs(&self, program: &mut Program, started: Instant) -> Result<(End, Looks)> {
+    fn look_while_it_runs(
+        &self,
+        program: &mut Program,
+        started: Instant,
+        watch: &Watch,
+    ) -> Result<(End, Looks)> {
         let needles = self.needles.all();
         let [jobs, buckets] = ["dataflow", "buckets"].map(|name| self.folders.data.join(name));
-        let watch = Watch::new("the job runs; reading every byte on the disk meanwhile");
         let mut looks = Looks::default();
         let line = loop {
             let wait = if looks.scans == 0 { LOOK_EVERY } else { SCAN_EVERY };
@@ -214,7 +225,7 @@ impl Demo {
             if before == 0 {
                 continue;
             }
-            let found = [disk::search(&jobs, &needles, &watch)?, disk::search(&buckets, &needles, &watch)?];
+            let found = [disk::search(&jobs, &needles, watch)?, disk::search(&buckets, &needles, watch)?];
             looks.hits.extend(found.iter().flat_map(|found| found.hits.clone()));
             // What is still there was there all the time: a job's files go when it ends.
             let after = Snapshot::take(&jobs)?.of_shuffles();
@@ -226,7 +237,6 @@ impl Demo {
                 watch.say(&format!("{} scans, {} of shuffles", looks.scans, report::bytes(looks.shuffled)));
             }
         };
-        watch.done();
         let end = End {
             state: text(&line, "state")?,
             metrics: line.get("metrics").cloned().unwrap_or_default(),
@@ -256,12 +266,12 @@ impl Demo {
         let number = |field: &str| seen.get(field).and_then(Value::as_u64).unwrap_or(0);
         let held = number("flights") == flights + 1 && number("planted") == 1;
         let measured = format!(
-            "{} rows of {} flights, all cells; it took {}",
+            "{} rows of {} flights; it took {}",
             report::count(number("rows")),
             report::count(number("flights")),
             report::time(took)
         );
-        self.show("the table is that of Beam's direct runner, and a plain loop's", held, measured);
+        self.show("all cells as by Beam's direct runner and a plain loop", held, measured);
         let expected = direct.get("metrics").cloned().unwrap_or_default();
         let read = end.metrics.get("flights_read").and_then(Value::as_u64);
         let held = end.metrics == expected && read == Some(flights + 1);
@@ -304,14 +314,15 @@ impl Demo {
         };
         let all_of_it = entries.iter().all(|entry| {
             of(entry, "/labels/job_id") == job
-                && of(entry, "/protoPayload/resourceName").starts_with(key)
+                && of(entry, "/protoPayload/resourceName") == key
                 && of(entry, "/protoPayload/authenticationInfo/principalEmail")
                     .contains("@dataflow-service-producer-prod.")
                 && entry.pointer("/protoPayload/status/code").and_then(Value::as_u64).unwrap_or(0) == 0
         });
         let methods: BTreeSet<String> =
             entries.iter().map(|entry| of(entry, "/protoPayload/methodName")).collect();
-        let held = all_of_it && methods.contains("Encrypt");
+        // Its own key was wrapped, and unwrapped to see that it can be.
+        let held = all_of_it && ["Encrypt", "Decrypt"].iter().all(|method| methods.contains(*method));
         let names = methods.into_iter().collect::<Vec<_>>().join(", ");
         let who = entries
             .first()
