@@ -1,5 +1,6 @@
 """Jobs under a customer's key: what is checked when one is made, what shows it, what a lock does. D1 D5 D6 D8."""
 
+import json
 import time
 
 import pytest
@@ -67,6 +68,31 @@ def test_d1_d6_a_job_shows_the_key_that_it_was_started_with(server, project, key
         assert shown.environment.service_kms_key_name == key
         assert (shown.name, shown.current_state) == ("shown", JOB.JOB_STATE_DONE)
     assert [job.id for job in api.list()] == [result._job_id]
+
+
+def entries(server, project, *arguments):
+    """What `claviger logging read` gives."""
+    return json.loads(server.run("logging", "read", *arguments, "--format", "json", project=project))
+
+
+def test_d5_every_use_of_the_key_is_in_the_audit_log_under_the_jobs_id(server, project, key):
+    ids = []
+    for name in ("first", "second"):
+        result = start(server, project, short, f"--dataflow_kms_key={key}", f"--job_name={name}")
+        assert result.wait_until_finish() == "DONE"
+        ids.append(result._job_id)
+    uses = f'protoPayload.resourceName="{key}" AND log_id("cloudaudit.googleapis.com/data_access")'
+    everything = entries(server, project, uses)
+    for job_id in ids:
+        found = entries(server, project, f'labels.job_id="{job_id}"')
+        assert {entry["protoPayload"]["methodName"] for entry in found} == {"Encrypt", "Decrypt"}
+        # None that names the job's resource lacks the label, and none has it that names another.
+        assert found == [e for e in everything if job_id in e["protoPayload"]["metadata"]["resource"]]
+        for entry in found:
+            assert f"serviceAccount:{entry['protoPayload']['authenticationInfo']['principalEmail']}" == agent(server, project)
+            assert entry["resource"]["type"] == "cloudkms_cryptokey"
+            assert entry["resource"]["labels"]["crypto_key_id"] == "k"
+            assert entry["protoPayload"]["metadata"]["job_id"] == job_id
 
 
 def test_d8_a_disabled_key_stops_the_job_with_key_version_and_reason(server, project, key, keys, api):

@@ -5,9 +5,10 @@
 The file is a serialized google.protobuf.FileDescriptorSet. It is made from the packages named in
 requirements.txt, and the test `official_descriptors` of the crate claviger-proto compares ours with it.
 
-Where a package carries real descriptors (IAM, locations, operations, rpc), they are copied. The KMS,
-Bigtable, Dataflow and project packages carry messages only: their services are put together here from the gRPC transports
-(method names, types, streaming) and the REST transports (HTTP rules) that the packages ship.
+Where a package carries real descriptors (IAM, locations, operations, rpc, audit), they are copied. The KMS,
+Bigtable, Dataflow, Logging and project packages carry messages only: their services are put together here from the
+gRPC transports (method names, types, streaming) and the REST transports (HTTP rules) that the packages ship; Logging
+ships none of the latter.
 
 A shared service such as google.iam.v1.IAMPolicy gets further HTTP rules from each API that mixes it in.
 These are added as additional bindings, so that one descriptor shows every public path.
@@ -15,6 +16,7 @@ These are added as additional bindings, so that one descriptor shows every publi
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import sys
 
@@ -25,10 +27,13 @@ from google.protobuf import descriptor_pb2
 PLAIN_MODULES = [
     "google.api.annotations_pb2",
     "google.api.http_pb2",
+    "google.api.monitored_resource_pb2",
+    "google.cloud.audit.audit_log_pb2",
     "google.cloud.location.locations_pb2",
     "google.iam.v1.iam_policy_pb2",
     "google.iam.v1.options_pb2",
     "google.iam.v1.policy_pb2",
+    "google.logging.type.log_severity_pb2",
     "google.longrunning.operations_pb2",
     "google.rpc.error_details_pb2",
     "google.rpc.status_pb2",
@@ -39,6 +44,8 @@ PLAIN_MODULES = [
 TYPE_MODULES = [
     "google.cloud.kms_v1.types.resources",
     "google.cloud.kms_v1.types.service",
+    "google.cloud.logging_v2.types.log_entry",
+    "google.cloud.logging_v2.types.logging",
     "google.cloud.resourcemanager_v3.types.projects",
     "google.cloud.bigtable_v2.types.bigtable",
     "google.cloud.bigtable_v2.types.data",
@@ -65,6 +72,7 @@ TYPE_MODULES = [
 # Where the services are: their transports, and the class names there.
 SERVICES = [
     ("google.cloud.kms_v1.services.key_management_service.transports", "KeyManagementService"),
+    ("google.cloud.logging_v2.services.logging_service_v2.transports", "LoggingServiceV2"),
     ("google.cloud.resourcemanager_v3.services.projects.transports", "Projects"),
     ("google.cloud.bigtable_v2.services.bigtable.transports", "Bigtable"),
     ("google.cloud.bigtable_admin_v2.services.bigtable_instance_admin.transports", "BigtableInstanceAdmin"),
@@ -165,7 +173,9 @@ def fill(rule, options):
 def service_of(transports, name):
     """(service's full name, ServiceDescriptorProto) from the transports of a package."""
     grpc = importlib.import_module(f"{transports}.grpc")
-    base = getattr(importlib.import_module(f"{transports}.rest_base"), f"_Base{name}RestTransport")
+    base = None
+    if importlib.util.find_spec(f"{transports}.rest_base"):
+        base = getattr(importlib.import_module(f"{transports}.rest_base"), f"_Base{name}RestTransport")
     described = descriptor_pb2.ServiceDescriptorProto(name=name)
     seen = None
     for path, kind, request, response in sorted(calls(grpc)):
@@ -204,6 +214,8 @@ def main():
         full, service, base = service_of(transports, name)
         home = next(f for f in files.values() if f.package == full.rsplit(".", 1)[0])
         home.service.append(service)
+        if base is None:
+            continue
         own = {method.name for method in service.method}
         for method, shared in MIXED_IN.items():
             if method in own:

@@ -2,10 +2,13 @@
 //!
 //! Invariant: entries are numbered from 1 without gaps, their times never go back along the numbers,
 //! and an entry that is there is never written again. An append is durable when it returns.
-//! This crate does not know what it logs.
+//! This crate does not know what it logs. [`Filter`] is the language in which people ask for entries of logs; what
+//! an entry shows is up to whoever serves them ([`Fields`]).
 
 mod entry;
+mod filter;
 mod log;
 
 pub use entry::Entry;
-pub use log::{AuditLog, MAX_PAGE};
+pub use filter::{Fields, Filter, Value};
+pub use log::{AuditLog, MAX_PAGE, Order, Scan};

@@ -18,6 +18,10 @@ use tokio::task::JoinHandle;
 
 use crate::Entry;
 
+mod scan;
+
+pub use scan::{Order, Scan};
+
 /// Where the log's database lies in its store.
 const PATH: &str = "log";
 /// The record of the log's end.
@@ -28,7 +32,7 @@ const ENTRIES: &str = "e/";
 const MAX_BATCH: usize = 512;
 /// Entries that wait for the writer, at most; more appends wait for a place.
 const MAX_WAITING: usize = 4096;
-/// Entries that one read gives or looks at, at most.
+/// Entries that one read gives, at most.
 pub const MAX_PAGE: usize = 1000;
 
 /// The end of the log.
@@ -105,33 +109,6 @@ impl AuditLog {
             entries.push((number, entry));
         }
         Ok(entries)
-    }
-
-    /// Looks at [`MAX_PAGE`] entries above `after` for those that `wanted` accepts, at most `limit`.
-    /// Gives them and the number to go on after, or none at the end of the log.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
-    pub async fn find(
-        &self,
-        after: Option<u64>,
-        limit: usize,
-        wanted: impl Fn(&Entry) -> bool + Send,
-    ) -> Result<(Vec<(u64, Entry)>, Option<u64>)> {
-        let page = self.read(after, MAX_PAGE).await?;
-        let full = page.len() == MAX_PAGE;
-        let mut last = after;
-        let mut found = Vec::new();
-        for (number, entry) in page {
-            if found.len() >= limit {
-                return Ok((found, last));
-            }
-            last = Some(number);
-            if wanted(&entry) {
-                found.push((number, entry));
-            }
-        }
-        Ok((found, if full { last } else { None }))
     }
 
     /// Writes what waits and closes. Appends fail from now on.

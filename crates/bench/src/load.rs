@@ -8,14 +8,14 @@ mod rows;
 mod target;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::failure::{Doing, Failure, Result};
 use crate::setup::Admin;
-use crate::usage::Tree;
+use crate::usage::{self, Tree};
 use crate::wire::Connection;
 use phase::{Kind, PLAN, Phase};
 use target::Target;
@@ -25,14 +25,10 @@ pub(crate) use rows::{KEY_BYTES, Rows};
 /// Parts into which a parallel scan is cut.
 pub(crate) const SCAN_PARTS: u64 = 16;
 
-/// Below this share of a core a server is at rest.
-const REST_SHARE: f64 = 0.03;
-/// How long it is watched for that, at a time.
-const REST_WINDOW: Duration = Duration::from_millis(300);
+/// How long the server must be at rest before the next phase.
+const REST_AFTER_READS: Duration = Duration::from_millis(300);
 /// How long it must be at rest after writes: a store that compacts looks for work every few seconds.
 const REST_AFTER_WRITES: Duration = Duration::from_secs(6);
-/// How long rest is waited for.
-const REST_WITHIN: Duration = Duration::from_secs(30);
 
 /// What makes the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -174,7 +170,7 @@ async fn drive(options: &Options, target: Target, length: Duration) -> Result<Ou
     let tree = options.pid.map(Tree::of);
     let mut measured = Vec::new();
     if let Some(tree) = tree {
-        rest(tree, REST_WINDOW).await;
+        usage::rest(tree, REST_AFTER_READS).await;
         tree.forget_peak();
     }
     for phase in PLAN {
@@ -218,12 +214,12 @@ async fn measure(
     tree: Option<Tree>,
 ) -> Result<Measured> {
     let before = tree.map(Tree::cpu);
-    let own_before = crate::usage::own_cpu();
+    let own_before = usage::own_cpu();
     let mut done = phase::run(target, phase, length, seed).await?;
-    let own = crate::usage::own_cpu() - own_before;
+    let own = usage::own_cpu() - own_before;
     let at_end = tree.map(Tree::cpu);
     if let Some(tree) = tree {
-        rest(tree, if phase.kind.writes() { REST_AFTER_WRITES } else { REST_WINDOW }).await;
+        usage::rest(tree, if phase.kind.writes() { REST_AFTER_WRITES } else { REST_AFTER_READS }).await;
     }
     let after = tree.map(Tree::cpu);
     done.latencies_us.sort_unstable();
@@ -254,19 +250,4 @@ async fn measure(
         peak_bytes: tree.map(Tree::peak_bytes),
         client_us_per_unit: own.as_secs_f64() * 1e6 / units,
     })
-}
-
-/// Waits until the server has used next to no CPU for a while.
-async fn rest(tree: Tree, still_for: Duration) {
-    let started = Instant::now();
-    let mut still_since = started;
-    let mut before = tree.cpu();
-    while started.elapsed() < REST_WITHIN && still_since.elapsed() < still_for {
-        tokio::time::sleep(REST_WINDOW).await;
-        let now = tree.cpu();
-        if now.saturating_sub(before).as_secs_f64() > REST_WINDOW.as_secs_f64() * REST_SHARE {
-            still_since = Instant::now();
-        }
-        before = now;
-    }
 }

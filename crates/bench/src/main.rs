@@ -1,5 +1,5 @@
 //! `claviger-bench`: the load generator that drives any Bigtable endpoint, its limit, the cost of sealing, the
-//! time to be ready, and the crash harness.
+//! time to be ready, the crash harness, and what pipelines cost: the shuffle alone, and all but the SDK.
 //!
 //! Invariant: an answer is checked before it is counted; a wrong one fails the run. `cargo xtask bench` and
 //! `cargo xtask test crash` run these commands with the peers beside them.
@@ -11,6 +11,7 @@ mod constant;
 mod crash;
 mod engine;
 mod failure;
+mod harness;
 mod load;
 mod random;
 mod ready;
@@ -48,6 +49,8 @@ enum Command {
     Ready(ready::Options),
     /// Measures the shuffle of pipelines alone: sealed, written and read under a cap of memory
     Shuffle(shuffle::Options),
+    /// Measures a whole grouping pipeline on a running server, with a worker that does nothing
+    NullHarness(harness::Options),
 }
 
 /// Requests make and drop many small buffers on several threads; see docs/adr/0006.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Crash(options) => crash::run(&options),
         Command::Ready(options) => ready::run(&options),
         Command::Shuffle(options) => shuffle::run(&options),
+        Command::NullHarness(options) => harness::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,14 @@
 //! so only servers that start no short-lived children are measured rightly.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Below this share of a core a server is at rest.
+const REST_SHARE: f64 = 0.03;
+/// How long it is watched for that, at a time.
+const REST_WINDOW: Duration = Duration::from_millis(300);
+/// How long rest is waited for.
+const REST_WITHIN: Duration = Duration::from_secs(30);
 
 /// The processes of one server.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +70,21 @@ fn status_kib(pid: u32, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// Waits until the server has used next to no CPU for a while.
+pub(crate) async fn rest(tree: Tree, still_for: Duration) {
+    let started = Instant::now();
+    let mut still_since = started;
+    let mut before = tree.cpu();
+    while started.elapsed() < REST_WITHIN && still_since.elapsed() < still_for {
+        tokio::time::sleep(REST_WINDOW).await;
+        let now = tree.cpu();
+        if now.saturating_sub(before).as_secs_f64() > REST_WINDOW.as_secs_f64() * REST_SHARE {
+            still_since = Instant::now();
+        }
+        before = now;
+    }
 }
 
 /// CPU time of this process so far, all threads, to the nanosecond.

@@ -22,6 +22,7 @@ Examples:
   claviger storage buckets create gs://flights --location us-east1 --default-kms-key KEY
   claviger storage cp flights.csv gs://flights/
   claviger dataflow jobs run delays --py-file delays.py --kms-key KEY
+  claviger logging read 'severity>=ERROR'
   eval \"$(claviger env)\"      for gcloud, cbt and Google's libraries
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
@@ -73,6 +74,9 @@ pub(crate) enum Command {
     /// Jobs: pipelines that run, ran, or will run
     #[command(subcommand)]
     Dataflow(crate::dataflow::Command),
+    /// The audit log: who used or changed which key
+    #[command(subcommand)]
+    Logging(crate::logging::Command),
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell

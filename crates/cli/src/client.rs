@@ -15,6 +15,7 @@ use claviger_proto::google::dataflow::v1beta3::jobs_v1_beta3_client::JobsV1Beta3
 use claviger_proto::google::dataflow::v1beta3::messages_v1_beta3_client::MessagesV1Beta3Client;
 use claviger_proto::google::dataflow::v1beta3::metrics_v1_beta3_client::MetricsV1Beta3Client;
 use claviger_proto::google::iam::v1::iam_policy_client::IamPolicyClient;
+use claviger_proto::google::logging::v2::logging_service_v2_client::LoggingServiceV2Client;
 use claviger_proto::google::longrunning::operations_client::OperationsClient;
 use claviger_proto::google::longrunning::{GetOperationRequest, Operation, operation};
 use prost::{Message, Name};
@@ -118,6 +119,11 @@ impl Session {
     /// Beam's service that takes the files of jobs.
     pub(crate) fn staging(&self) -> ArtifactStagingServiceClient<Channel> {
         ArtifactStagingServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// Logs.
+    pub(crate) fn logging(&self) -> LoggingServiceV2Client<Channel> {
+        LoggingServiceV2Client::new(self.channel.clone())
     }
 
     /// Waits until an operation is done and gives its result.

@@ -16,6 +16,7 @@ mod env;
 mod failure;
 mod flags;
 mod kms;
+mod logging;
 mod names;
 mod output;
 mod progress;
@@ -63,6 +64,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dataflow(command) => ask(async move {
             let session = Session::connect(cli.global).await?;
             dataflow::run(&session, command).await
+        }),
+        Command::Logging(command) => ask(async move {
+            let session = Session::connect(cli.global).await?;
+            logging::run(&session, command).await
         }),
     }
 }

@@ -14,18 +14,47 @@ use claviger_proto::FILE_DESCRIPTOR_SET;
 mod facts;
 use facts::Facts;
 
+const NO_REQUESTS: &str = "entries of the audit log have no request, trace or parts";
+const NOT_KNOWN: &str = "the audit log does not keep it";
+const BY_NAME: &str = "callers are known by their IAM names alone";
+
 /// Fields that our messages do without, each with the reason.
-const LEFT_OUT: [(&str, &str); 3] = [
+const LEFT_OUT: [(&str, &str); 23] = [
     ("google.rpc.BadRequest.FieldViolation.localized_message", "messages are in English"),
     ("google.cloud.kms.v1.CryptoKeyVersion.attestation", "sent for hardware keys only"),
     ("google.bigtable.admin.v2.Table.restore_info", "sent for restored tables only"),
+    ("google.logging.v2.LogEntry.http_request", NO_REQUESTS),
+    ("google.logging.v2.LogEntry.operation", NO_REQUESTS),
+    ("google.logging.v2.LogEntry.trace", NO_REQUESTS),
+    ("google.logging.v2.LogEntry.span_id", NO_REQUESTS),
+    ("google.logging.v2.LogEntry.trace_sampled", NO_REQUESTS),
+    ("google.logging.v2.LogEntry.source_location", NO_REQUESTS),
+    ("google.logging.v2.LogEntry.split", NO_REQUESTS),
+    ("google.cloud.audit.AuditLog.resource_location", NOT_KNOWN),
+    ("google.cloud.audit.AuditLog.resource_original_state", NOT_KNOWN),
+    ("google.cloud.audit.AuditLog.num_response_items", NOT_KNOWN),
+    ("google.cloud.audit.AuditLog.authorization_info", NOT_KNOWN),
+    ("google.cloud.audit.AuditLog.policy_violation_info", NOT_KNOWN),
+    ("google.cloud.audit.AuditLog.request_metadata", NOT_KNOWN),
+    ("google.cloud.audit.AuditLog.request", NOT_KNOWN),
+    ("google.cloud.audit.AuditLog.response", NOT_KNOWN),
+    ("google.cloud.audit.AuditLog.service_data", NOT_KNOWN),
+    ("google.cloud.audit.AuthenticationInfo.authority_selector", BY_NAME),
+    ("google.cloud.audit.AuthenticationInfo.third_party_principal", BY_NAME),
+    ("google.cloud.audit.AuthenticationInfo.service_account_key_name", BY_NAME),
+    ("google.cloud.audit.AuthenticationInfo.service_account_delegation_info", BY_NAME),
 ];
 
 /// HTTP rules that the public API has and the packages do not show.
-const ELSEWHERE: [(&str, &str); 2] = [
+const ELSEWHERE: [(&str, &str); 6] = [
     // In the discovery document of bigtableadmin v2; gcloud lists zones with them.
     ("google.cloud.location.Locations.ListLocations", "get /v2/{name=projects/*}/locations"),
     ("google.cloud.location.Locations.GetLocation", "get /v2/{name=projects/*/locations/*}"),
+    // In the discovery document of logging v2; its client library speaks gRPC only.
+    ("google.logging.v2.LoggingServiceV2.ListLogEntries", "post /v2/entries:list body *"),
+    ("google.logging.v2.LoggingServiceV2.WriteLogEntries", "post /v2/entries:write body *"),
+    ("google.logging.v2.LoggingServiceV2.ListLogs", "get /v2/{parent=projects/*}/logs"),
+    ("google.logging.v2.LoggingServiceV2.DeleteLog", "delete /v2/{log_name=projects/*/logs/*}"),
 ];
 
 fn differences(ours: &Facts, official: &Facts) -> Vec<String> {

@@ -6,6 +6,7 @@
 //! store can append, the log is ours (`engine/wal`); else it is SlateDB's own.
 //! SlateDB's own disk caches stay off: they would hold decrypted bytes.
 
+mod background;
 mod cache;
 mod error;
 mod wal;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use claviger_core::Result;
+use claviger_core::{Error, Result};
 use object_store::ObjectStore;
 use slatedb::config::{
     CloseOptions, CompactionWorkerOptions, CompactorOptions, DurabilityLevel,
@@ -199,8 +200,11 @@ impl Engine {
             let garbage = GarbageCollectorBuilder::new(path, store.clone()).with_options(garbage);
             builder = builder.with_gc_builder(garbage.with_wal_gc(collector)).with_wal_writer(Box::new(init));
         }
+        let background = background::runtime()
+            .map_err(|error| Error::internal("no threads to compact on").because(error))?;
         let mut compactor = slatedb::CompactorBuilder::new(path, store)
             .with_options(worker)
+            .with_runtime(background)
             .with_sst_block_size(SstBlockSize::Block16Kib);
         let cache = options.cache.map(|cache| (cache, NEXT_CACHE_ID.fetch_add(1, Ordering::Relaxed)));
         builder = match &cache {

@@ -7,13 +7,14 @@ mod buffers;
 pub mod engine;
 mod error;
 mod local;
+mod parts;
 mod records;
 pub mod scope;
 pub mod store;
 mod varint;
 
 pub use error::{Change, Tamper, from_store, is_no_space, lock_error, tamper};
-pub use local::LocalStore;
+pub use local::{LocalStore, Uncached};
 pub use records::{RecordBatch, Records};
 pub use scope::{FixedKey, KeyId, ScopeId, ScopeKey, ScopeKeys};
 pub use store::{SealedOptions, SealedStore};

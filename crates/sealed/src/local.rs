@@ -39,6 +39,9 @@ use crate::append::{AppendQuestion, AppendStore};
 use crate::error::{from_io, permanent};
 use files::CachedFile;
 use open::Disk;
+use upload::Upload;
+
+pub use upload::Uncached;
 
 /// Bytes that are read on the caller's thread: a read of what the machine has in memory costs less
 /// than a hop to another thread. Longer ones are read in pieces of this size on other threads.
@@ -124,12 +127,13 @@ impl ObjectStore for LocalStore {
         location: &Path,
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
+        let uncached = Uncached::marks(&opts);
         let PutMultipartOptions { tags, attributes, extensions: _ } = opts;
         if !attributes.is_empty() || !tags.encoded().is_empty() {
             return Err(unsupported("put_multipart_opts with attributes or tags"));
         }
         let location = location.clone();
-        let upload = self.blocking(move |disk| upload::Upload::start(disk.clone(), location)).await?;
+        let upload = self.blocking(move |disk| Upload::start(disk.clone(), location, uncached)).await?;
         Ok(Box::new(upload))
     }
 

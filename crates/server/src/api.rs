@@ -15,6 +15,7 @@ use claviger_proto::google::cloud::kms::v1::key_management_service_server::KeyMa
 use claviger_proto::google::cloud::location::locations_server::LocationsServer;
 use claviger_proto::google::cloud::resourcemanager::v3::projects_server::ProjectsServer;
 use claviger_proto::google::iam::v1::iam_policy_server::IamPolicyServer;
+use claviger_proto::google::logging::v2::logging_service_v2_server::LoggingServiceV2Server;
 use claviger_proto::google::longrunning::operations_server::OperationsServer;
 use tokio::runtime::Handle;
 use tonic::service::Routes;
@@ -26,6 +27,7 @@ use crate::config::ServeConfig;
 use crate::dataflow::DataflowApi;
 use crate::http::Front;
 use crate::kms::KmsApi;
+use crate::logging::LoggingApi;
 use crate::metrics::Metrics;
 use crate::operations::OperationsApi;
 use crate::projects::ProjectsApi;
@@ -69,6 +71,7 @@ impl Front {
         routes.add_service(IamPolicyServer::new(kms.clone()));
         routes.add_service(LocationsServer::new(kms));
         routes.add_service(ProjectsServer::new(ProjectsApi::new(services.kms.clone())));
+        routes.add_service(LoggingServiceV2Server::new(LoggingApi::new(services.kms.audit_log().clone())));
         let mut serves_rows = None;
         if let Some(data) = &services.data
             && let Some(store) = data.bigtable.clone()

@@ -12,6 +12,7 @@ pub mod config;
 mod dataflow;
 mod http;
 mod kms;
+mod logging;
 mod metrics;
 mod operations;
 mod projects;

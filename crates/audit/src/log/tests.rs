@@ -1,5 +1,6 @@
 //! The log on an object store in memory, also one that fails.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -165,24 +166,94 @@ async fn after_a_failed_write_the_log_goes_on_without_a_gap_once_the_store_recov
     assert_eq!(methods, ["a", "b"]);
 }
 
+/// A log of 2500 entries, ten of each microsecond.
+async fn long() -> AuditLog {
+    let clock = clock();
+    let log = AuditLog::open(Arc::new(InMemory::new()), clock.clone()).await.unwrap();
+    for _ in 0..250 {
+        let appends = (0..10).map(|_| log.append(entry("e")));
+        futures::future::try_join_all(appends).await.unwrap();
+        clock.advance(Duration::from_micros(1));
+    }
+    log
+}
+
+/// The numbers that a look at the log shows, at most `full`, and where to go on.
+async fn seen(log: &AuditLog, scan: Scan, full: usize) -> (Vec<u64>, Option<u64>) {
+    let mut numbers = Vec::new();
+    let see = |number, _| {
+        numbers.push(number);
+        if numbers.len() == full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let next = log.scan(&scan, see).await.unwrap();
+    (numbers, next)
+}
+
 #[tokio::test]
-async fn a_search_gives_its_matches_page_by_page() {
-    let log = AuditLog::open(Arc::new(InMemory::new()), clock()).await.unwrap();
-    let appends = (0..2500).map(|i| log.append(entry(if i % 100 == 0 { "hit" } else { "miss" })));
-    for number in futures::future::join_all(appends).await {
-        number.unwrap();
-    }
-    let (mut after, mut found, mut rounds) = (None, 0, 0);
-    loop {
-        let (hits, next) = log.find(after, 7, |e| e.method == "hit").await.unwrap();
-        assert!(hits.len() <= 7);
-        found += hits.len();
-        rounds += 1;
-        match next {
-            Some(next) => after = Some(next),
-            None => break,
+async fn a_look_in_either_order_goes_on_where_it_stopped_and_misses_nothing() {
+    let log = long().await;
+    for order in [Order::OldestFirst, Order::NewestFirst] {
+        let mut scan = Scan { order, most: 700, ..Scan::default() };
+        let (mut all, mut rounds) = (Vec::new(), 0);
+        loop {
+            let (numbers, next) = seen(&log, scan.clone(), 611).await;
+            assert!(numbers.len() <= 611);
+            all.extend(numbers);
+            rounds += 1;
+            match next {
+                Some(next) => scan.past = Some(next),
+                None => break,
+            }
         }
+        assert_eq!(rounds, 5);
+        if order == Order::NewestFirst {
+            all.reverse();
+        }
+        assert_eq!(all, (1..=2500).collect::<Vec<_>>());
     }
-    assert_eq!(found, 25);
-    assert!(rounds > 3);
+}
+
+#[tokio::test]
+async fn a_look_stops_after_as_many_entries_as_it_may_see() {
+    let log = long().await;
+    let scan = Scan { order: Order::NewestFirst, most: 1200, ..Scan::default() };
+    let (numbers, next) = seen(&log, scan, usize::MAX).await;
+    assert_eq!((numbers.len(), numbers.first(), next), (1200, Some(&2500), Some(1301)));
+}
+
+#[tokio::test]
+async fn times_bound_a_look_on_both_sides() {
+    let log = long().await;
+    let span = |since: Option<i64>, until: Option<i64>| Scan {
+        since: since.map(Timestamp),
+        until: until.map(Timestamp),
+        most: 10_000,
+        ..Scan::default()
+    };
+    for (since, until, first, last) in [
+        (Some(1_000), None, 1, 2500),
+        (Some(1_001), None, 11, 2500),
+        (Some(1_249), None, 2491, 2500),
+        (None, Some(1_000), 1, 10),
+        (Some(1_100), Some(1_101), 1001, 1020),
+    ] {
+        let (numbers, next) = seen(&log, span(since, until), usize::MAX).await;
+        assert_eq!(
+            (numbers.first(), numbers.last(), next),
+            (Some(&first), Some(&last), None),
+            "{since:?} {until:?}"
+        );
+    }
+    for nothing in [span(Some(1_250), None), span(None, Some(999)), span(Some(1_101), Some(1_100))] {
+        assert_eq!(seen(&log, nothing, usize::MAX).await, (vec![], None));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_log_shows_nothing() {
+    let log = AuditLog::open(Arc::new(InMemory::new()), clock()).await.unwrap();
+    for order in [Order::OldestFirst, Order::NewestFirst] {
+        let scan = Scan { order, since: Some(Timestamp(1)), most: 10, ..Scan::default() };
+        assert_eq!(seen(&log, scan, 10).await, (vec![], None));
+    }
 }

@@ -7,5 +7,6 @@ mod common;
 mod data;
 mod jobs;
 mod keys;
+mod log;
 mod serve;
 mod storage;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use object_store::path::Path;
 use object_store::{Error, PutMode, PutPayload, PutResult, Result, UpdateVersion};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 
 use super::disk_error;
 use super::files::{etag, modified_nanos};
@@ -33,6 +33,12 @@ impl TempFile {
         let path = disk.temp_path(disk.next_temp.fetch_add(1, Ordering::Relaxed));
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         Ok(Self { file, path, published: false })
+    }
+
+    /// The same file, to be written without the system's cache.
+    pub(super) fn past_the_cache(&self) -> io::Result<File> {
+        let flag = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
+        OpenOptions::new().write(true).custom_flags(flag).open(&self.path)
     }
 }
 

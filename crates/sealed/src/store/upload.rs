@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use claviger_crypto::cobblestone::{CHUNK, MessageKey, TAG};
 use futures::future::try_join_all;
 use futures::stream::StreamExt;
@@ -23,6 +24,7 @@ use super::place::cipher;
 use super::write::{Before, Failure, already_exists};
 use super::{SealedStore, Shared, to_the_end};
 use crate::error::permanent;
+use crate::parts::{Part, Writing};
 
 /// Bytes of each part below but the last. Stores ask for at least 5 MiB.
 const PART: usize = 8 * 1024 * 1024;
@@ -39,7 +41,8 @@ pub(super) struct Upload {
     /// Plaintext of a chunk that is not full.
     text: Vec<u8>,
     /// Sealed bytes of a part that is not full.
-    part: Vec<u8>,
+    part: Part,
+    _writing: Writing,
     chunks: u64,
     /// Sealed bytes of all parts given on.
     sent: u64,
@@ -84,12 +87,25 @@ impl Upload {
                 return Err(error);
             }
         };
-        let mut part = Vec::with_capacity(PART + CHUNK + TAG);
-        part.extend_from_slice(&header.encode());
-        part.extend_from_slice(&prefix);
+        let writing = Writing::begin();
+        let mut part = Part::new(PART + CHUNK + TAG);
+        part.push(&header.encode());
+        part.push(&prefix);
         let text = Vec::with_capacity(CHUNK);
         let (inner, path) = (Some(inner), path.to_owned());
-        Ok(Self { shared, path, sequence, create, message, inner, text, part, chunks: 0, sent: 0 })
+        Ok(Self {
+            shared,
+            path,
+            sequence,
+            create,
+            message,
+            inner,
+            text,
+            part,
+            _writing: writing,
+            chunks: 0,
+            sent: 0,
+        })
     }
 
     /// Takes plaintext in; gives the futures of the parts that became full.
@@ -114,10 +130,8 @@ impl Upload {
                     }
                 }
                 if self.part.len() >= PART {
-                    let mut part = Vec::with_capacity(PART + CHUNK + TAG);
-                    part.extend_from_slice(self.part.get(PART..).unwrap_or_default());
-                    self.part.truncate(PART);
-                    let full = std::mem::replace(&mut self.part, part);
+                    let rest = self.part.split_off(PART);
+                    let full = std::mem::replace(&mut self.part, rest);
                     parts.push(self.send(full)?);
                 }
             }
@@ -126,17 +140,15 @@ impl Upload {
     }
 
     fn seal(&mut self, chunk: &[u8]) -> Result<()> {
-        let start = self.part.len();
-        self.part.resize(start + chunk.len() + TAG, 0);
-        let out = self.part.get_mut(start..).unwrap_or_default();
+        let out = self.part.next(chunk.len() + TAG);
         self.message.seal_chunk_to(self.chunks, chunk, out).map_err(cipher)?;
         self.chunks += 1;
         Ok(())
     }
 
-    fn send(&mut self, part: Vec<u8>) -> Result<UploadPart> {
+    fn send(&mut self, part: Part) -> Result<UploadPart> {
         self.sent += part.len() as u64;
-        Ok(self.inner.as_mut().ok_or_else(over)?.put_part(part.into()))
+        Ok(self.inner.as_mut().ok_or_else(over)?.put_part(Bytes::from(part).into()))
     }
 }
 
@@ -155,7 +167,7 @@ impl MultipartUpload for Upload {
         self.shared.place.guard()?;
         let last = std::mem::take(&mut self.text);
         self.seal(&last)?;
-        let part = std::mem::take(&mut self.part);
+        let part = self.part.split_off(0);
         self.send(part)?.await?;
         let mut inner = self.inner.take().ok_or_else(over)?;
         let (shared, path, create) = (self.shared.clone(), std::mem::take(&mut self.path), self.create);

@@ -73,6 +73,8 @@ pub(crate) async fn verdict(inner: &InMemory) -> std::result::Result<Vec<(String
 /// The raw files of the store below.
 pub(crate) async fn files(inner: &InMemory) -> Vec<(Path, Bytes)> {
     let mut found = Vec::new();
+    // A database in it may be removing what it does not need any more.
+    let inner = inner.fork();
     let listed: Vec<_> = inner.list(None).try_collect().await.unwrap();
     for meta in listed {
         let bytes = inner.get(&meta.location).await.unwrap().bytes().await.unwrap();

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use claviger_core::{Error, Result};
-use claviger_sealed::from_store;
+use claviger_sealed::{Uncached, from_store};
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStoreExt, PutMultipartOptions, PutPayload};
+use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 use tokio::task::JoinHandle;
 
 use super::{Space, malformed};
@@ -93,7 +93,8 @@ impl Upload {
                 return Ok(());
             }
             self.grant.set(IN_PARTS);
-            let options = PutMultipartOptions::default();
+            // It was written because memory is short.
+            let options = Uncached::options();
             let started = self.space.store.put_multipart_opts(&self.path, options).await;
             self.parts = Some(started.map_err(from_store)?);
             for piece in std::mem::take(&mut self.pieces) {
