@@ -14,6 +14,8 @@ use claviger_core::{Error, Result};
 const MEMORY: &str = "/dev/shm";
 /// What file systems in memory call themselves: tmpfs and ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+/// How often a directory is tried to be made.
+const TRIES: usize = 10;
 
 /// Where the directories of a server's workers are.
 pub(crate) struct Scratch {
@@ -39,6 +41,7 @@ impl Scratch {
         for entry in entries.flatten() {
             remove(&entry.path());
         }
+        let _ = fs::remove_dir(&self.root);
     }
 
     /// Makes the directory of a worker.
@@ -60,6 +63,18 @@ impl Scratch {
                 )));
             }
         }
+        // The last worker that ends takes the root with it, maybe in the middle of this.
+        for _ in 0..TRIES {
+            if let Some(dir) = self.make(worker)? {
+                return Ok(dir);
+            }
+        }
+        Err(Error::precondition(format!("{shown} goes away again and again")))
+    }
+
+    /// Makes the directory of a worker, unless the root goes meanwhile.
+    fn make(&self, worker: &str) -> Result<Option<Dir>> {
+        let shown = self.root.display();
         let failed = |error: std::io::Error| {
             Error::precondition(format!("no directory for a worker's files can be made in {shown}"))
                 .because(error)
@@ -70,16 +85,22 @@ impl Scratch {
             return Err(failed(error));
         }
         // Someone else may have put it there.
-        let found = fs::symlink_metadata(&self.root).map_err(failed)?;
+        let found = match fs::symlink_metadata(&self.root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            found => found.map_err(failed)?,
+        };
         let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
         if !ours || found.mode() & 0o077 != 0 {
             return Err(Error::precondition(format!("{shown} is not a directory of this server alone")));
         }
         let path = self.root.join(worker);
-        private(&path).map_err(failed)?;
+        match private(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            made => made.map_err(failed)?,
+        }
         let dir = Dir(path);
         private(&dir.0.join("tmp")).map_err(failed)?;
-        Ok(dir)
+        Ok(Some(dir))
     }
 }
 
@@ -103,6 +124,10 @@ impl Dir {
 impl Drop for Dir {
     fn drop(&mut self) {
         remove(&self.0);
+        // Empty, if this was the last one.
+        if let Some(root) = self.0.parent() {
+            let _ = fs::remove_dir(root);
+        }
     }
 }
 
@@ -137,8 +162,11 @@ mod tests {
         let path = dir.path().to_owned();
         fs::write(path.join("staged"), "secret").expect("written");
         assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o700);
+        let second = scratch.dir("w2").expect("a directory");
         drop(dir);
-        assert!(!path.exists());
+        assert!(!path.exists() && second.path().exists());
+        drop(second);
+        assert_eq!(fs::read_dir(parent.path()).expect("there").count(), 0, "the root goes with the last one");
     }
 
     #[test]
