@@ -184,7 +184,10 @@ impl Builder {
         self.before += self.piece.len() as u64;
         self.block = 0;
         self.fresh = true;
-        std::mem::take(&mut self.piece).into()
+        // After a whole piece comes another one most of the time; one that grows is copied again and again.
+        let whole = self.piece.len() >= PIECE;
+        let next = if whole { Vec::with_capacity(PIECE + PIECE / 8) } else { Vec::new() };
+        std::mem::replace(&mut self.piece, next).into()
     }
 
     /// The rest, and the index of all pieces.

@@ -73,12 +73,16 @@ pub(super) async fn check(place: &Place, options: &SealedOptions) -> Result<Star
         .try_collect()
         .await?;
     for (path, version) in settled {
-        let entry = if is_log(&path) {
-            segment(ledger.entries.get(&path), version)
+        let known = ledger.entries.get(&path);
+        // A delete that began may still be under way: a store of this process that was let go, because its key went,
+        // removes what its ledger says.
+        let may_be_absent = known.is_some_and(|entry| entry.may_be_absent);
+        let found = if is_log(&path) {
+            segment(known, version)
         } else {
             Entry { settled: Some(version), ..Entry::default() }
         };
-        ledger.entries.insert(path, entry);
+        ledger.entries.insert(path, Entry { may_be_absent, ..found });
     }
     Ok(Start { ledger, etag })
 }

@@ -174,6 +174,12 @@ impl Log {
             if name.contains('/') || entry.absence_fits() && !self.is_there(&path).await? {
                 continue;
             }
+            if entry.may_be_absent {
+                // Nobody needed it when its delete began, and it may go at any moment: the delete is ended here.
+                self.shared.book().delete(&path);
+                self.shared.plan_flush();
+                continue;
+            }
             match Segment::of(name, &path, &entry) {
                 Some(segment) => segments.push(segment),
                 None => return Err(self.shared.place.tampered(&path, Change::Content)),

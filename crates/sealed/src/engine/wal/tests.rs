@@ -98,6 +98,41 @@ async fn segments_that_are_not_needed_go_and_one_that_is_put_back_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_segment_whose_delete_began_is_not_read_again_and_may_go_at_any_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    for key in ["a", "b"] {
+        write(&store, key, false).await;
+    }
+    let all = segments(dir.path());
+    let old = fs::read(&all[0]).unwrap();
+    for key in ["c", "d"] {
+        write(&store, key, true).await;
+    }
+    collect(&store).await;
+    store.flush().await.unwrap();
+    assert!(!all[0].exists());
+    drop(store);
+
+    // As if the store that was let go had noted the delete and not come to it yet.
+    fs::write(&all[0], &old).unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let left = segments(dir.path()).len() - 1;
+    let init = find(&(store.clone() as Arc<dyn ObjectStore>), "db").await.unwrap().unwrap();
+    fs::remove_file(&all[0]).unwrap();
+    assert_eq!(init.log.segments().await.unwrap().len(), left);
+    assert_eq!(keys(&store).await, ["a", "b", "c", "d"]);
+    drop((init, store));
+
+    // And when it comes to nothing, the one after it ends the delete.
+    fs::write(&all[0], &old).unwrap();
+    let store = open(dir.path()).await.unwrap();
+    assert_eq!(keys(&store).await, ["a", "b", "c", "d"]);
+    store.flush().await.unwrap();
+    assert!(!all[0].exists());
+}
+
+#[tokio::test]
 async fn a_log_that_ends_before_what_the_manifest_says_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await.unwrap();
