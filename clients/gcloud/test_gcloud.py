@@ -1,7 +1,10 @@
 """Google's `gcloud`, unmodified, pointed at the server by what `claviger env` prints: K1, K2, K3, E2, B1, B2, B16."""
 
 import json
+import os
 import shutil
+import sys
+import time
 
 import pytest
 from harness.bigtable import Bigtable
@@ -88,6 +91,55 @@ def test_k1_k2_a_keys_life(gcloud, project, tmp_path):
     gcloud("kms", "keys", "versions", "restore", "1", *KEY)
     assert gcloud.json("kms", "keys", "versions", "describe", "1", *KEY)["state"] == "DISABLED"
     gcloud.fails("not found", "kms", "keys", "describe", "none", *RING)
+
+
+@pytest.mark.timeout(600)
+def test_k1_k2_a_key_of_ones_own_is_imported(gcloud, project, tmp_path):
+    """As "Importing a key version" shows: gcloud wraps the key itself, with Python's `cryptography`."""
+    gcloud.environment |= {"CLOUDSDK_PYTHON": sys.executable, "CLOUDSDK_PYTHON_SITEPACKAGES": "1"}
+    gcloud("kms", "keyrings", "create", "ring", LOCATION)
+    gcloud("kms", "keys", "create", "k", *RING, "--purpose=encryption", "--import-only",
+           "--skip-initial-version-creation", "--destroy-scheduled-duration=1s")
+    assert gcloud.json("kms", "keys", "describe", "k", *RING)["importOnly"] is True
+    gcloud.fails("import-only", "kms", "keys", "versions", "create", *KEY)
+    gcloud("kms", "import-jobs", "create", "j", *RING, "--import-method=rsa-oaep-3072-sha256-aes-256",
+           "--protection-level=software")
+    deadline = time.monotonic() + 60
+    while (job := gcloud.json("kms", "import-jobs", "describe", "j", *RING))["state"] != "ACTIVE":
+        assert time.monotonic() < deadline, "the import job got no key"
+    assert job["publicKey"]["pem"].startswith("-----BEGIN PUBLIC KEY-----")
+    assert [listed["name"] for listed in gcloud.json("kms", "import-jobs", "list", *RING)] == [job["name"]]
+
+    material, sealed, plain, opened = (tmp_path / name for name in ("material", "sealed", "plain", "opened"))
+    material.write_bytes(os.urandom(32))
+    plain.write_bytes(b"the plain text")
+    load = ("kms", "keys", "versions", "import", *KEY, "--import-job=j", "--algorithm=google-symmetric-encryption")
+    gcloud(*load, f"--target-key-file={material}")
+    version = gcloud.json("kms", "keys", "versions", "describe", "1", *KEY)
+    assert (version["state"], version["importJob"]) == ("ENABLED", job["name"])
+    gcloud("kms", "keys", "set-primary-version", "k", "--version=1", *RING)
+    gcloud("kms", "encrypt", *KEY, f"--plaintext-file={plain}", f"--ciphertext-file={sealed}")
+
+    gcloud("kms", "keys", "versions", "destroy", "1", *KEY)
+    while gcloud.json("kms", "keys", "versions", "describe", "1", *KEY)["state"] != "DESTROYED":
+        assert time.monotonic() < deadline + 60, "not destroyed in time"
+    gcloud(*load, f"--target-key-file={material}", "--version=1")
+    gcloud("kms", "decrypt", *KEY, f"--plaintext-file={opened}", f"--ciphertext-file={sealed}")
+    assert opened.read_bytes() == b"the plain text"
+
+    material.write_bytes(b"too short")
+    gcloud(*load, f"--target-key-file={material}")
+    version = gcloud.json("kms", "keys", "versions", "describe", "2", *KEY)
+    assert (version["state"], version["reimportEligible"]) == ("IMPORT_FAILED", True)
+    assert "wasn't formatted correctly" in version["importFailureReason"]
+    states = [v["state"] for v in gcloud.json("kms", "keys", "versions", "list", *KEY, "--filter=state=ENABLED")]
+    assert states == ["ENABLED"]
+
+    member, role = "--member=user:ada@example.com", "--role=roles/cloudkms.importer"
+    gcloud("kms", "import-jobs", "add-iam-policy-binding", "j", *RING, member, role)
+    policy = gcloud.json("kms", "import-jobs", "get-iam-policy", "j", *RING)
+    assert policy["bindings"] == [{"role": "roles/cloudkms.importer", "members": ["user:ada@example.com"]}]
+    gcloud("kms", "import-jobs", "remove-iam-policy-binding", "j", *RING, member, role)
 
 
 def test_k3_policies_of_rings_and_keys(gcloud, server, project):

@@ -1,9 +1,13 @@
 """Keys for tests, through the official KMS client over gRPC or REST."""
 
 import json
+import os
+import time
 import urllib.request
 
 import grpc
+from cryptography.hazmat.primitives import hashes, keywrap, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
 from google.api_core.client_options import ClientOptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import kms_v1
@@ -14,6 +18,11 @@ from google.protobuf import field_mask_pb2
 USE = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
 STATE = kms_v1.CryptoKeyVersion.CryptoKeyVersionState
 PURPOSE = kms_v1.CryptoKey.CryptoKeyPurpose
+METHOD = kms_v1.ImportJob.ImportMethod
+JOB = kms_v1.ImportJob.ImportJobState
+SYMMETRIC = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm.GOOGLE_SYMMETRIC_ENCRYPTION
+# How long a key pair of 4096 bits may take on a busy machine.
+GENERATION_SECONDS = 60
 
 
 def grpc_client(server):
@@ -39,6 +48,18 @@ def bigtable_agent(server, project):
     """Who the Bigtable service is, in the project."""
     number = project_number(server, project)
     return f"serviceAccount:service-{number}@gcp-sa-bigtable.iam.gserviceaccount.com"
+
+
+def wrap(job, material):
+    """Material wrapped to the public key of an import job, as the documents of its method say."""
+    method = kms_v1.ImportJob.ImportMethod(job.import_method).name
+    digest = hashes.SHA1() if "SHA1" in method else hashes.SHA256()
+    public = serialization.load_pem_public_key(job.public_key.pem.encode())
+    oaep = padding.OAEP(mgf=padding.MGF1(digest), algorithm=digest, label=None)
+    if not method.endswith("AES_256"):
+        return public.encrypt(material, oaep)
+    ephemeral = os.urandom(32)
+    return public.encrypt(ephemeral, oaep) + keywrap.aes_key_wrap_with_padding(ephemeral, material)
 
 
 class Keys:
@@ -117,3 +138,22 @@ class Keys:
         for version in self.versions(key):
             if version.state in (STATE.ENABLED, STATE.DISABLED):
                 self.client.destroy_crypto_key_version(name=version.name)
+
+    def import_job(self, job, method=METHOD.RSA_OAEP_3072_SHA256_AES_256):
+        """Makes an import job and waits for its key pair."""
+        made = self.client.create_import_job(
+            parent=self.ring(),
+            import_job_id=job,
+            import_job={"import_method": method, "protection_level": kms_v1.ProtectionLevel.SOFTWARE},
+        )
+        deadline = time.monotonic() + GENERATION_SECONDS
+        while made.state == JOB.PENDING_GENERATION:
+            assert time.monotonic() < deadline, "the import job got no key"
+            time.sleep(0.05)
+            made = self.client.get_import_job(name=made.name)
+        return made
+
+    def import_version(self, key, job, wrapped, **fields):
+        """Imports wrapped material."""
+        request = {"parent": key, "algorithm": SYMMETRIC, "import_job": job.name, "wrapped_key": wrapped, **fields}
+        return self.client.import_crypto_key_version(request=request)

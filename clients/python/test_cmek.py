@@ -457,6 +457,48 @@ def test_e3_rotation_shows_the_new_version_and_the_data_stays_readable(protected
         bigtable.keys(table)
 
 
+def test_e6_with_one_version_disabled_what_lies_under_the_others_stays_readable(protected, keys, unique):
+    bigtable, old, key = protected
+    first = f"{key}/cryptoKeyVersions/1"
+    second = keys.client.create_crypto_key_version(parent=key, crypto_key_version={}).name
+    keys.set_state(second, STATE.DISABLED)
+    for _ in range(20):
+        assert bigtable.keys(old) == [b"r"], "nothing lies under the second version"
+    keys.set_state(second, STATE.ENABLED)
+
+    def locked_by(version, *tables):
+        for table in tables:
+            with locked("FAILED_PRECONDITION", version, "is disabled"):
+                bigtable.keys(table)
+
+    keys.set_state(first, STATE.DISABLED)
+    eventually(lambda: locked_by(first, old), LOCK_WITHIN)
+    keys.client.update_crypto_key_primary_version(name=key, crypto_key_version_id="2")
+    new = bigtable.create_table(bigtable.create_instance(unique("i"), key=key), "t")
+    bigtable.put(new, b"n")
+    assert encryption(bigtable, new).kms_key_version == second
+    for _ in range(20):
+        assert bigtable.keys(new) == [b"n"]
+        locked_by(first, old)
+        with locked("FAILED_PRECONDITION", first):
+            bigtable.put(old, b"never")
+
+    keys.set_state(first, STATE.ENABLED)
+    eventually(lambda: bigtable.keys(old))
+
+    def rewrapped():
+        assert encryption(bigtable, old).kms_key_version == second
+
+    eventually(rewrapped)
+    keys.set_state(first, STATE.DISABLED)
+    time.sleep(0.3)
+    assert (bigtable.keys(old), bigtable.keys(new)) == ([b"r"], [b"n"]), "the first version is needed no more"
+    keys.set_state(second, STATE.DISABLED)
+    eventually(lambda: locked_by(second, old, new), LOCK_WITHIN)
+    keys.set_state(second, STATE.ENABLED)
+    eventually(lambda: (bigtable.keys(old), bigtable.keys(new)))
+
+
 def test_b8_a_lock_and_unlock_many_times_over_loses_nothing(protected, keys):
     bigtable, table, key = protected
     for n in range(5):

@@ -216,6 +216,58 @@ def test_k2_versions_are_listed_in_order_past_nine(kms):
     assert [int(version.name.rpartition("/")[2]) for version in paged] == numbers
 
 
+def ids(items):
+    return [item.name.rpartition("/")[2] for item in items]
+
+
+def test_k2_lists_are_filtered_and_ordered_as_documented(kms):
+    ring = kms.ring()
+    kms.key("alpha", grant=False, labels={"team": "owls"})
+    kms.key("beta", grant=False, labels={"team": "wrens"}, rotation_period=duration_pb2.Duration(seconds=30 * DAY),
+            next_rotation_time=soon())
+    gamma = kms.key("gamma", grant=False)
+    kms.set_state(f"{gamma}/cryptoKeyVersions/1", STATE.DISABLED)
+
+    def keys(filter="", order_by="", page_size=2):
+        request = {"parent": ring, "filter": filter, "order_by": order_by, "page_size": page_size}
+        return ids(kms.client.list_crypto_keys(request=request))
+
+    for size in (1, 2, 0):
+        assert keys("labels.team=owls OR labels.team=wrens", page_size=size) == ["alpha", "beta"]
+        assert keys("labels.team:* AND NOT name:alp", page_size=size) == ["beta"]
+        assert keys("primary.state=DISABLED", page_size=size) == ["gamma"]
+        assert keys("primary.state!=DISABLED", "name desc", page_size=size) == ["beta", "alpha"]
+        assert keys("rotation_period>=2592000s", page_size=size) == ["beta"]
+        assert keys("", "create_time desc", page_size=size) == ["gamma", "beta", "alpha"]
+        assert keys('create_time>"2100-01-01T00:00:00Z"', page_size=size) == []
+    for _ in range(3):
+        kms.rotate(gamma)
+    request = {"parent": gamma, "filter": "state=ENABLED", "order_by": "name desc"}
+    assert ids(kms.client.list_crypto_key_versions(request=request)) == ["4", "3", "2"]
+    page = next(kms.client.list_crypto_keys(request={"parent": ring, "page_size": 1}).pages)
+    assert page.total_size == 3
+    for request in [
+        {"filter": "thud=1"},
+        {"filter": "labels.team="},
+        {"filter": "(name=alpha"},
+        {"order_by": "thud"},
+        {"page_token": page.next_page_token, "filter": "name:a"},
+    ]:
+        with refused("INVALID_ARGUMENT") as caught:
+            list(kms.client.list_crypto_keys(request={"parent": ring, **request}))
+        assert caught.fields
+
+
+def test_k2_a_version_can_be_created_disabled(kms):
+    name = kms.key("k", grant=False)
+    made = kms.client.create_crypto_key_version(parent=name, crypto_key_version={"state": STATE.DISABLED})
+    assert (made.state, made.name) == (STATE.DISABLED, f"{name}/cryptoKeyVersions/2")
+    with refused("FAILED_PRECONDITION", "is not enabled"):
+        kms.client.update_crypto_key_primary_version(name=name, crypto_key_version_id="2")
+    with refused("INVALID_ARGUMENT", "crypto_key_version.state"):
+        kms.client.create_crypto_key_version(parent=name, crypto_key_version={"state": STATE.DESTROYED})
+
+
 def test_k2_rotation_makes_a_new_primary_and_old_ciphertexts_open(kms):
     name = kms.key("k", grant=False)
     old = kms.client.encrypt(name=name, plaintext=b"old")
@@ -324,11 +376,8 @@ def test_k2_a_due_destruction_is_final(kms):
 def test_k1_what_is_not_built_says_so(kms):
     """Over REST there is no path for it."""
     unbuilt = ("UNIMPLEMENTED", "NOT_FOUND") if kms.client.transport.kind == "rest" else "UNIMPLEMENTED"
-    parent = kms.ring()
     with refused(unbuilt) as caught:
-        kms.client.create_import_job(parent=parent, import_job_id="i", import_job={})
-    assert caught.message
-    with refused(unbuilt):
         kms.client.generate_random_bytes(location=kms.location(), length_bytes=16, protection_level=LEVEL.HSM)
+    assert caught.message
     with refused(unbuilt):
         kms.client.get_public_key(name=f"{kms.key('k', grant=False)}/cryptoKeyVersions/1")

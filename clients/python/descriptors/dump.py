@@ -6,7 +6,7 @@ The file is a serialized google.protobuf.FileDescriptorSet. It is made from the 
 requirements.txt, and the test `official_descriptors` of the crate claviger-proto compares ours with it.
 
 Where a package carries real descriptors (IAM, locations, operations, rpc, audit), they are copied. The KMS,
-Bigtable, Dataflow, Logging and project packages carry messages only: their services are put together here from the
+Bigtable, Dataflow, Logging, policy and project packages carry messages only: their services are put together here from the
 gRPC transports (method names, types, streaming) and the REST transports (HTTP rules) that the packages ship; Logging
 ships none of the latter.
 
@@ -46,6 +46,8 @@ TYPE_MODULES = [
     "google.cloud.kms_v1.types.service",
     "google.cloud.logging_v2.types.log_entry",
     "google.cloud.logging_v2.types.logging",
+    "google.cloud.orgpolicy_v2.types.constraint",
+    "google.cloud.orgpolicy_v2.types.orgpolicy",
     "google.cloud.resourcemanager_v3.types.projects",
     "google.cloud.bigtable_v2.types.bigtable",
     "google.cloud.bigtable_v2.types.data",
@@ -73,6 +75,7 @@ TYPE_MODULES = [
 SERVICES = [
     ("google.cloud.kms_v1.services.key_management_service.transports", "KeyManagementService"),
     ("google.cloud.logging_v2.services.logging_service_v2.transports", "LoggingServiceV2"),
+    ("google.cloud.orgpolicy_v2.services.org_policy.transports", "OrgPolicy"),
     ("google.cloud.resourcemanager_v3.services.projects.transports", "Projects"),
     ("google.cloud.bigtable_v2.services.bigtable.transports", "Bigtable"),
     ("google.cloud.bigtable_admin_v2.services.bigtable_instance_admin.transports", "BigtableInstanceAdmin"),

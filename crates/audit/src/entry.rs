@@ -7,8 +7,16 @@ use std::collections::BTreeMap;
 use claviger_core::{Caller, Error, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::tlog::LEAF_BYTES;
+
 /// What is in [`Entry::code`] when the call succeeded.
 const OK: &str = "OK";
+/// What a byte of text becomes in JSON, at most.
+const ESCAPED: usize = 6;
+/// What stands around a text in JSON: quotes, a colon, a comma.
+const QUOTES: usize = 4;
+/// The names of the fields in JSON, the time, and what stands around them, at most.
+const FRAME: usize = 256;
 
 /// One use or change of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +83,19 @@ impl Entry {
         self.code = format!("{:?}", error.kind());
         self.message = error.message().to_owned();
         self
+    }
+
+    /// Whether its stored form fits a leaf of the log's tree, whatever its time.
+    pub(crate) fn fits_leaf(&self) -> bool {
+        let texts = [&self.service, &self.method, &self.resource, &self.principal, &self.code, &self.message];
+        let context = self.context.iter().flat_map(|(key, value)| [key, value]);
+        let all = texts.into_iter().chain(context).chain(&self.key_version).chain(&self.justification);
+        let bytes: usize = all.map(|text| text.len() * ESCAPED + QUOTES).sum();
+        if bytes + FRAME <= LEAF_BYTES {
+            return true;
+        }
+        let latest = Self { time: Timestamp(i64::MIN), ..self.clone() };
+        serde_json::to_vec(&latest).is_ok_and(|stored| stored.len() <= LEAF_BYTES)
     }
 
     /// Whether the call succeeded.

@@ -1,7 +1,8 @@
 //! The log itself: one writer task that numbers entries and writes all that wait in one batch.
 //!
 //! Records: `e/` and the number in 20 digits hold the entries; `head` holds the last number and time
-//! and is written in the same batch, so that opening finds the end without reading the log.
+//! and is written in the same batch, so that opening finds the end without reading the log. `tree` and `evidence` have
+//! records of their own.
 //!
 //! Invariant: only the writer task gives numbers, one batch at a time. After a failed batch nobody
 //! knows what reached the disk, so the database is opened anew before the next one.
@@ -16,9 +17,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{RwLock, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::tree::Tree;
 use crate::Entry;
+use crate::tlog::{Edge, LEAF_BYTES, LogKey};
 
+mod evidence;
+mod key;
 mod scan;
+mod tree;
 
 pub use scan::{Order, Scan};
 
@@ -42,6 +48,12 @@ struct Head {
     time: Timestamp,
 }
 
+/// The end of the log and of the tree over it.
+struct End {
+    head: Head,
+    edge: Edge,
+}
+
 struct Waiting {
     entry: Entry,
     done: oneshot::Sender<Result<u64>>,
@@ -50,6 +62,11 @@ struct Waiting {
 /// An open audit log; see the crate's text.
 pub struct AuditLog {
     database: Arc<Database>,
+    clock: Arc<dyn Clock>,
+    key: LogKey,
+    tree: Arc<Tree>,
+    /// Held while a cosignature is put beside others.
+    cosigning: tokio::sync::Mutex<()>,
     sender: Mutex<Option<mpsc::Sender<Waiting>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -61,26 +78,47 @@ impl fmt::Debug for AuditLog {
 }
 
 impl AuditLog {
-    /// Opens or creates the log of a store of its own.
+    /// Opens or creates the log of a store of its own. A log that was written before there was a tree over its
+    /// entries gets it now.
     ///
     /// # Errors
     /// `DataLoss` when the end of the log is not what was written; what the store answers.
     pub async fn open(store: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>) -> Result<Self> {
+        let key = key::open(&store).await?;
         let records = Records::open(store.clone(), PATH).await?;
-        let head = find_end(&records).await?;
+        let end = find_end(&records).await?;
+        let tree = Arc::new(Tree::default());
+        tree.publish(&end.edge);
         let database = Arc::new(Database { store, records: RwLock::new(Arc::new(records)) });
         let (sender, waiting) = mpsc::channel(MAX_WAITING);
-        let writer = Writer { database: database.clone(), clock, head: Some(head) };
+        let writer =
+            Writer { database: database.clone(), clock: clock.clone(), tree: tree.clone(), end: Some(end) };
         let writer = tokio::spawn(writer.run(waiting));
-        Ok(Self { database, sender: Mutex::new(Some(sender)), writer: Mutex::new(Some(writer)) })
+        Ok(Self {
+            database,
+            clock,
+            key,
+            tree,
+            cosigning: tokio::sync::Mutex::new(()),
+            sender: Mutex::new(Some(sender)),
+            writer: Mutex::new(Some(writer)),
+        })
     }
 
     /// Writes an entry and gives its number. It is durable then; appends at the same time share a
     /// flush. The log sets the entry's time. An append that is given up may be written all the same.
     ///
     /// # Errors
-    /// When it could not be made durable, or the log is closed.
+    /// When it could not be made durable, or the log is closed; `ResourceExhausted` when it is too large for the tree.
     pub async fn append(&self, entry: Entry) -> Result<u64> {
+        if !entry.fits_leaf() {
+            return Err(Error::new(
+                ErrorKind::ResourceExhausted,
+                format!(
+                    "an entry of the audit log has at most {LEAF_BYTES} bytes: say less with the request"
+                ),
+            ));
+        }
         let sender = lock(&self.sender).clone().ok_or_else(closed)?;
         let (done, result) = oneshot::channel();
         sender.send(Waiting { entry, done }).await.map_err(|_| closed())?;
@@ -149,8 +187,9 @@ impl Database {
 struct Writer {
     database: Arc<Database>,
     clock: Arc<dyn Clock>,
+    tree: Arc<Tree>,
     /// The end of the log; unknown after a failure.
-    head: Option<Head>,
+    end: Option<End>,
 }
 
 impl Writer {
@@ -177,34 +216,39 @@ impl Writer {
 
     /// Writes entries under the next numbers and gives the first of these.
     async fn write(&mut self, entries: Vec<Entry>) -> Result<u64> {
-        let (records, head) = match self.head.take() {
-            Some(head) => (self.database.records().await, head),
+        let (records, End { mut head, mut edge }) = match self.end.take() {
+            Some(end) => (self.database.records().await, end),
             None => {
                 let records = self.database.reopen().await?;
-                let head = find_end(&records).await?;
-                (records, head)
+                let end = find_end(&records).await?;
+                (records, end)
             }
         };
-        let mut end = Head { last: head.last, time: head.time.max(self.clock.now()) };
+        let first = head.last + 1;
+        head.time = head.time.max(self.clock.now());
         let mut changes = RecordBatch::new();
+        let mut full = Vec::new();
         for mut entry in entries {
-            entry.time = end.time;
-            end.last += 1;
-            changes = changes.put(&entry_key(end.last), &entry)?;
+            entry.time = head.time;
+            head.last += 1;
+            let stored = tree::stored(&entry)?;
+            edge.push(tree::leaf(&stored), &mut full);
+            changes = changes.put(&entry_key(head.last), &stored)?;
         }
-        records.write(changes.put(HEAD, &end)?).await?;
-        self.head = Some(end);
-        Ok(head.last + 1)
+        records.write(tree::put(changes, &full)?.put(HEAD, &head)?).await?;
+        self.tree.publish(&edge);
+        self.end = Some(End { head, edge });
+        Ok(first)
     }
 }
 
-/// The end of the log, with a look that the entries agree with it.
-async fn find_end(records: &Records) -> Result<Head> {
+/// The end of the log and of its tree, with a look that the entries agree with it.
+async fn find_end(records: &Records) -> Result<End> {
     let head: Head = records.get(HEAD).await?.unwrap_or_default();
     let past = records.scan_after::<Entry>(ENTRIES, Some(&entry_key(head.last)), 1).await?;
     let last_is_there = head.last == 0 || records.get::<Entry>(&entry_key(head.last)).await?.is_some();
     if past.is_empty() && last_is_there {
-        Ok(head)
+        Ok(End { edge: tree::load(records, head.last).await?, head })
     } else {
         Err(damaged("the end of the audit log is not where it was written"))
     }

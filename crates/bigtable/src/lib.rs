@@ -65,6 +65,15 @@ pub trait KeyDirectory: Send + Sync {
     /// # Errors
     /// The key service's refusal.
     async fn try_key(&self, caller: &Caller, key: &CryptoKeyName) -> Result<()>;
+
+    /// Whether the policies of a project let something new be under a key, or under none of the customer's.
+    /// `operation` names what makes it. Where nobody keeps policies, all is let.
+    ///
+    /// # Errors
+    /// The policy's refusal.
+    fn admit(&self, _project: &str, _key: Option<&CryptoKeyName>, _operation: &str) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What the store stands on.

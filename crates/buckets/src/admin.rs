@@ -43,7 +43,8 @@ impl Buckets {
     ///
     /// # Errors
     /// `InvalidArgument` for the name, the configuration or a key of another place, `AlreadyExists`,
-    /// `PermissionDenied` when the service agent may not use the key.
+    /// `PermissionDenied` when the service agent may not use the key, `FailedPrecondition` when a policy of the
+    /// project refuses the key, or that there is none.
     pub async fn create_bucket(&self, spec: BucketSpec) -> Result<Arc<Bucket>> {
         check_bucket(&spec.name)?;
         ProjectName::new(&spec.project)?;
@@ -73,6 +74,7 @@ impl Buckets {
             vaults: Default::default(),
             index: String::new(),
         };
+        self.directory.admit(&bucket.project, bucket.config.kms_key.as_ref(), "storage.buckets.create")?;
         if let Some(key) = &bucket.config.kms_key {
             self.check_key(&bucket, key).await?;
         }
@@ -104,6 +106,7 @@ impl Buckets {
         let index = if config.kms_key == bucket.config.kms_key {
             bucket.index.clone()
         } else {
+            self.directory.admit(&bucket.project, config.kms_key.as_ref(), "storage.buckets.update")?;
             if let Some(key) = &config.kms_key {
                 self.check_key(&bucket, key).await?;
             }

@@ -23,6 +23,9 @@ Examples:
   claviger storage cp flights.csv gs://flights/
   claviger dataflow jobs run delays --py-file delays.py --kms-key KEY
   claviger logging read 'severity>=ERROR'
+  claviger audit verify --checkpoint held.txt --key VKEY
+  claviger billing report --forecast
+  claviger org-policies set-policy policy.yaml
   eval \"$(claviger env)\"      for gcloud, cbt and Google's libraries
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
@@ -77,6 +80,15 @@ pub(crate) enum Command {
     /// The audit log: who used or changed which key
     #[command(subcommand)]
     Logging(crate::logging::Command),
+    /// What keys cost, and will
+    #[command(subcommand)]
+    Billing(crate::billing::Command),
+    /// Organization policies: what new resources of the project may be
+    #[command(subcommand)]
+    OrgPolicies(crate::org_policies::Command),
+    /// The audit log as evidence: checkpoints, copies, proofs, and their checks
+    #[command(subcommand)]
+    Audit(crate::audit::Command),
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell

@@ -10,6 +10,8 @@ use claviger_proto::google::bigtable::admin::v2::bigtable_instance_admin_client:
 use claviger_proto::google::bigtable::admin::v2::bigtable_table_admin_client::BigtableTableAdminClient;
 use claviger_proto::google::bigtable::v2::bigtable_client::BigtableClient;
 use claviger_proto::google::cloud::kms::v1::key_management_service_client::KeyManagementServiceClient;
+use claviger_proto::google::cloud::location::locations_client::LocationsClient;
+use claviger_proto::google::cloud::orgpolicy::v2::org_policy_client::OrgPolicyClient;
 use claviger_proto::google::cloud::resourcemanager::v3::projects_client::ProjectsClient;
 use claviger_proto::google::dataflow::v1beta3::jobs_v1_beta3_client::JobsV1Beta3Client;
 use claviger_proto::google::dataflow::v1beta3::messages_v1_beta3_client::MessagesV1Beta3Client;
@@ -71,6 +73,11 @@ impl Session {
         KeyManagementServiceClient::new(self.channel.clone())
     }
 
+    /// Places where keys can be.
+    pub(crate) fn locations(&self) -> LocationsClient<Channel> {
+        LocationsClient::new(self.channel.clone())
+    }
+
     /// Policies of key rings and keys.
     pub(crate) fn policies(&self) -> IamPolicyClient<Channel> {
         IamPolicyClient::new(self.channel.clone())
@@ -124,6 +131,11 @@ impl Session {
     /// Logs.
     pub(crate) fn logging(&self) -> LoggingServiceV2Client<Channel> {
         LoggingServiceV2Client::new(self.channel.clone())
+    }
+
+    /// Organization policies.
+    pub(crate) fn org_policies(&self) -> OrgPolicyClient<Channel> {
+        OrgPolicyClient::new(self.channel.clone())
     }
 
     /// Waits until an operation is done and gives its result.

@@ -237,6 +237,11 @@ impl Refusal {
         if has("KEY_HAS_NO_PRIMARY_VERSION").is_some() {
             return Some(format!("make one: claviger kms keys rotate {}", self.key()?));
         }
+        if let Some(constraint) = self.constraint() {
+            return Some(format!(
+                "see what the project allows: claviger org-policies describe {constraint} --effective"
+            ));
+        }
         if let Some((service, key)) = self.missing_grant() {
             return Some(format!(
                 "let the service use the key: claviger kms keys authorize {key} --service {service}"
@@ -258,6 +263,13 @@ impl Refusal {
             )),
             _ => None,
         }
+    }
+
+    /// The constraint that a policy refused the request by.
+    fn constraint(&self) -> Option<&str> {
+        let (_, rest) =
+            self.message.split_once("constraints/").filter(|_| self.message.contains("violated for"))?;
+        rest.split('\'').next()
     }
 
     /// The service that lacks a grant, and the key.
@@ -436,6 +448,18 @@ mod tests {
         assert!(none.contains(&format!("keys rotate {KEY}")), "{none}");
         let gone = refused(Code::FailedPrecondition, "No.", "KEY_DESTROYED", VERSION).text();
         assert!(!gone.contains("hint"), "{gone}");
+    }
+
+    #[test]
+    fn a_violated_policy_is_named() {
+        let message = "Constraint 'constraints/gcp.restrictNonCmekServices' violated for 'projects/p' attempting to perform the operation 'CreateTable' with violated value 'x'.";
+        let told = refused(
+            Code::FailedPrecondition,
+            message,
+            "constraints/gcp.restrictNonCmekServices",
+            "orgpolicy:projects/p",
+        );
+        assert!(told.text().contains("org-policies describe gcp.restrictNonCmekServices --effective"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod authorize;
 mod crypt;
 mod iam;
+mod import_jobs;
 mod keyrings;
 mod keys;
 mod versions;
@@ -26,6 +27,9 @@ pub(crate) enum Command {
     /// Keys
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Jobs through which keys made elsewhere are imported
+    #[command(subcommand)]
+    ImportJobs(import_jobs::Command),
     /// Encrypt a file under the primary version of a key
     #[command(after_help = crypt::EXAMPLES)]
     Encrypt(crypt::EncryptWithKey),
@@ -42,6 +46,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
     match command {
         Command::Keyrings(command) => keyrings::run(session, command).await,
         Command::Keys(command) => keys::run(session, command).await,
+        Command::ImportJobs(command) => import_jobs::run(session, command).await,
         Command::Encrypt(options) => crypt::encrypt_with_key(session, options).await,
         Command::Decrypt(options) => crypt::decrypt_with_key(session, options).await,
     }
@@ -99,6 +104,12 @@ mod tests {
             "kms keys destroy k --keyring r --location l --quiet",
             "kms keys versions list --key k --keyring r --location l",
             "kms keys versions create --key k --keyring r --location l --primary",
+            "kms import-jobs create j --keyring r --location l --import-method rsa-oaep-4096-sha256",
+            "kms import-jobs list --keyring r --location l --filter state=ACTIVE",
+            "kms keys create k --keyring r --location l --purpose encryption --import-only \
+             --skip-initial-version-creation",
+            "kms keys versions import --key k --keyring r --location l --import-job j --target-key-file f",
+            "kms keys versions import 3 --key k --keyring r --location l --import-job j --wrapped-key-file f",
             "kms keys versions disable 1 --key k --keyring r --location l",
         ] {
             let words = ["claviger"].into_iter().chain(line.split_whitespace());
@@ -114,6 +125,10 @@ mod tests {
             "kms keys create k --purpose signing-things",
             "kms keys create k --purpose encryption --rotation-period soon",
             "kms keys create k --purpose encryption --labels a",
+            "kms import-jobs create j --import-method rot13",
+            "kms keys versions import --key k --import-job j",
+            "kms keys versions import --key k --import-job j --target-key-file f --wrapped-key-file g",
+            "kms keys create k --purpose encryption --import-only",
             "kms keys authorize k --service mail",
             "kms keys authorize k",
         ] {

@@ -9,7 +9,9 @@
 )]
 
 mod args;
+mod audit;
 mod bigtable;
+mod billing;
 mod client;
 mod dataflow;
 mod env;
@@ -18,6 +20,7 @@ mod flags;
 mod kms;
 mod logging;
 mod names;
+mod org_policies;
 mod output;
 mod progress;
 mod serve;
@@ -56,6 +59,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let session = Session::connect(cli.global).await?;
             kms::run(&session, command).await
         }),
+        Command::Audit(command) => ask(Box::pin(audit::run(cli.global, command))),
+        Command::Billing(command) => ask(async move {
+            let session = Session::connect(cli.global).await?;
+            billing::run(&session, command).await
+        }),
         Command::Bigtable(command) => ask(async move {
             let session = Session::connect(cli.global).await?;
             bigtable::run(&session, command).await
@@ -68,6 +76,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logging(command) => ask(async move {
             let session = Session::connect(cli.global).await?;
             logging::run(&session, command).await
+        }),
+        Command::OrgPolicies(command) => ask(async move {
+            let session = Session::connect(cli.global).await?;
+            org_policies::run(&session, command).await
         }),
     }
 }

@@ -4,8 +4,8 @@
 
 use clap::Args;
 use claviger_core::names::{
-    AppProfileName, ClusterName, CryptoKeyName, CryptoKeyVersionName, InstanceName, KeyRingName,
-    LocationName, ProjectName, TableName,
+    AppProfileName, ClusterName, CryptoKeyName, CryptoKeyVersionName, ImportJobName, InstanceName,
+    KeyRingName, LocationName, ProjectName, TableName,
 };
 
 use crate::failure::Failure;
@@ -167,6 +167,19 @@ impl InRing {
         needed(self.keyring.as_deref(), key, "--keyring")?;
         let ring = self.parent(project)?;
         CryptoKeyName::new(ring.project(), ring.location(), ring.key_ring(), key).map_err(wrong)
+    }
+
+    /// An import job here.
+    ///
+    /// # Errors
+    /// Usage: a part is missing or wrong.
+    pub(crate) fn import_job(&self, project: &str, job: &str) -> Result<ImportJobName, Failure> {
+        if is_full(job) {
+            return ImportJobName::parse(job).map_err(wrong);
+        }
+        needed(self.keyring.as_deref(), job, "--keyring")?;
+        let ring = self.parent(project)?;
+        ImportJobName::new(ring.project(), ring.location(), ring.key_ring(), job).map_err(wrong)
     }
 }
 

@@ -133,6 +133,11 @@ resource_name!(
     ["projects" => project, "locations" => location, "keyRings" => key_ring, "cryptoKeys" => crypto_key, "cryptoKeyVersions" => version]
 );
 resource_name!(
+    /// A job that key material is imported through.
+    ImportJobName, "projects/{project}/locations/{location}/keyRings/{key_ring}/importJobs/{import_job}",
+    ["projects" => project, "locations" => location, "keyRings" => key_ring, "importJobs" => import_job]
+);
+resource_name!(
     /// A Bigtable instance.
     InstanceName, "projects/{project}/instances/{instance}",
     ["projects" => project, "instances" => instance]
@@ -170,6 +175,7 @@ parent!(LocationName, project_name, ProjectName, "The project.");
 parent!(KeyRingName, location_name, LocationName, "The location.");
 parent!(CryptoKeyName, key_ring_name, KeyRingName, "The key ring.");
 parent!(CryptoKeyVersionName, crypto_key_name, CryptoKeyName, "The key.");
+parent!(ImportJobName, key_ring_name, KeyRingName, "The key ring.");
 parent!(InstanceName, project_name, ProjectName, "The project.");
 parent!(ClusterName, instance_name, InstanceName, "The instance.");
 parent!(TableName, instance_name, InstanceName, "The instance.");

@@ -81,10 +81,12 @@ impl Dataflow {
     ///
     /// # Errors
     /// `InvalidArgument` for names, options and a key that cannot be right; `AlreadyExists` for the name of a job
-    /// that runs; `Unimplemented` for a streaming job; `ResourceExhausted` for a full disk; `Unavailable` when the
-    /// key service is silent. A refused key is no error here: the job has failed.
+    /// that runs; `Unimplemented` for a streaming job; `FailedPrecondition` when a policy of the project refuses the
+    /// key, or that there is none; `ResourceExhausted` for a full disk; `Unavailable` when the key service is silent.
+    /// A refused key is no error here: the job has failed.
     pub async fn create(&self, spec: JobSpec) -> Result<Arc<Job>> {
         let kms_key = check(&spec)?;
+        self.shared.config.directory.admit(&spec.project, kms_key.as_ref(), "CreateJob")?;
         (self.shared.config.room)()?;
         let (job, fresh) = self.admit(spec, kms_key.clone())?;
         if !fresh {

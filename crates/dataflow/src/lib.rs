@@ -85,6 +85,15 @@ pub trait KeyDirectory: Send + Sync {
     /// # Errors
     /// When it could not be made.
     async fn managed_key(&self, region: &str) -> Result<(CryptoKeyName, Caller)>;
+
+    /// Whether the policies of a project let something new be under a key, or under none of the customer's.
+    /// `operation` names what makes it. Where nobody keeps policies, all is let.
+    ///
+    /// # Errors
+    /// The policy's refusal.
+    fn admit(&self, _project: &str, _key: Option<&CryptoKeyName>, _operation: &str) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Runs jobs: [`Executor`], but for tests.

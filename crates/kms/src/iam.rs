@@ -13,6 +13,9 @@ pub(crate) const USE_TO_ENCRYPT: &str = "cloudkms.cryptoKeyVersions.useToEncrypt
 /// Decrypt.
 pub(crate) const USE_TO_DECRYPT: &str = "cloudkms.cryptoKeyVersions.useToDecrypt";
 
+/// ImportCryptoKeyVersion, on the import job.
+pub(crate) const USE_TO_IMPORT: &str = "cloudkms.importJobs.useToImport";
+
 /// Bindings of one policy, at most.
 const MAX_BINDINGS: usize = 1500;
 /// Members of all bindings of one policy, at most.
@@ -144,7 +147,7 @@ fn is_member(member: &str, principal: &str) -> bool {
     }
 }
 
-/// Every permission on key rings, keys and versions that is ever asked for.
+/// Every permission on key rings, keys, versions and import jobs that is ever asked for.
 pub(crate) const ALL: &[&str] = &[
     "cloudkms.cryptoKeyVersions.create",
     "cloudkms.cryptoKeyVersions.destroy",
@@ -160,6 +163,12 @@ pub(crate) const ALL: &[&str] = &[
     "cloudkms.cryptoKeys.list",
     "cloudkms.cryptoKeys.setIamPolicy",
     "cloudkms.cryptoKeys.update",
+    "cloudkms.importJobs.create",
+    "cloudkms.importJobs.get",
+    "cloudkms.importJobs.getIamPolicy",
+    "cloudkms.importJobs.list",
+    "cloudkms.importJobs.setIamPolicy",
+    USE_TO_IMPORT,
     "cloudkms.keyRings.create",
     "cloudkms.keyRings.get",
     "cloudkms.keyRings.getIamPolicy",
@@ -180,6 +189,12 @@ const ADMIN: &[&str] = &[
     "cloudkms.cryptoKeys.list",
     "cloudkms.cryptoKeys.setIamPolicy",
     "cloudkms.cryptoKeys.update",
+    "cloudkms.importJobs.create",
+    "cloudkms.importJobs.get",
+    "cloudkms.importJobs.getIamPolicy",
+    "cloudkms.importJobs.list",
+    "cloudkms.importJobs.setIamPolicy",
+    USE_TO_IMPORT,
     "cloudkms.keyRings.create",
     "cloudkms.keyRings.get",
     "cloudkms.keyRings.getIamPolicy",
@@ -199,6 +214,11 @@ const EDITOR: &[&str] = &[
     "cloudkms.cryptoKeys.getIamPolicy",
     "cloudkms.cryptoKeys.list",
     "cloudkms.cryptoKeys.update",
+    "cloudkms.importJobs.create",
+    "cloudkms.importJobs.get",
+    "cloudkms.importJobs.getIamPolicy",
+    "cloudkms.importJobs.list",
+    USE_TO_IMPORT,
     "cloudkms.keyRings.create",
     "cloudkms.keyRings.get",
     "cloudkms.keyRings.getIamPolicy",
@@ -210,9 +230,14 @@ const VIEWER: &[&str] = &[
     "cloudkms.cryptoKeyVersions.list",
     "cloudkms.cryptoKeys.get",
     "cloudkms.cryptoKeys.list",
+    "cloudkms.importJobs.get",
+    "cloudkms.importJobs.list",
     "cloudkms.keyRings.get",
     "cloudkms.keyRings.list",
 ];
+
+const IMPORTER: &[&str] =
+    &["cloudkms.importJobs.create", "cloudkms.importJobs.get", "cloudkms.importJobs.list", USE_TO_IMPORT];
 
 /// The permissions of a role, or none when the role cannot be granted here.
 fn role_permissions(role: &str) -> Option<&'static [&'static str]> {
@@ -221,6 +246,7 @@ fn role_permissions(role: &str) -> Option<&'static [&'static str]> {
         "roles/editor" => EDITOR,
         "roles/viewer" | "roles/cloudkms.viewer" => VIEWER,
         "roles/cloudkms.admin" => ADMIN,
+        "roles/cloudkms.importer" => IMPORTER,
         "roles/cloudkms.cryptoKeyEncrypter" => &[USE_TO_ENCRYPT],
         "roles/cloudkms.cryptoKeyDecrypter" => &[USE_TO_DECRYPT],
         "roles/cloudkms.cryptoKeyEncrypterDecrypter" => &[USE_TO_ENCRYPT, USE_TO_DECRYPT],
@@ -260,6 +286,7 @@ mod tests {
             ("roles/owner", true, true, true, true),
             ("roles/editor", false, false, false, true),
             ("roles/viewer", false, false, false, true),
+            ("roles/cloudkms.importer", false, false, false, false),
         ] {
             assert_eq!(can(role, USE_TO_ENCRYPT), encrypt, "{role}");
             assert_eq!(can(role, USE_TO_DECRYPT), decrypt, "{role}");

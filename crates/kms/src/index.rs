@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use claviger_core::names::{CryptoKeyName, KeyRingName};
+use claviger_core::names::{CryptoKeyName, ImportJobName, KeyRingName};
 use claviger_core::{Result, Timestamp};
 use claviger_crypto::SecretKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 use crate::iam::Policy;
-use crate::model::{CryptoKey, CryptoKeyVersion, KeyRing, KeyView, VersionState};
+use crate::model::{CryptoKey, CryptoKeyVersion, ImportJob, ImportJobState, KeyRing, KeyView, VersionState};
 use crate::texts;
 
 /// A key ring with its policy; also its record.
@@ -32,6 +32,21 @@ pub(crate) struct KeyRecord {
     pub(crate) key: CryptoKey,
     #[serde(default)]
     pub(crate) policy: Policy,
+}
+
+/// An import job with its policy; also its record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct JobEntry {
+    pub(crate) job: ImportJob,
+    #[serde(default)]
+    pub(crate) policy: Policy,
+}
+
+impl JobEntry {
+    fn due(&self) -> Option<Due> {
+        let ends = self.job.state != ImportJobState::Expired;
+        ends.then(|| Due { at: self.job.expire_time, what: What::Expire(self.job.name.clone()) })
+    }
 }
 
 /// A key with its policy and its versions.
@@ -75,26 +90,33 @@ impl KeyEntry {
     }
 
     fn due(&self) -> impl Iterator<Item = Due> + '_ {
-        let rotation = self.record.key.next_rotation_time.map(|at| (at, 0));
+        let rotation = self.record.key.next_rotation_time;
+        let rotation = rotation.map(|at| Due { at, what: What::Rotate(self.name().clone()) });
         let destructions = self.versions.values().filter_map(|entry| {
-            let at =
-                entry.version.destroy_time.filter(|_| entry.version.state == VersionState::DestroyScheduled);
-            at.map(|at| (at, entry.version.number))
+            let CryptoKeyVersion { state, destroy_time, number, .. } = &entry.version;
+            let at = destroy_time.filter(|_| *state == VersionState::DestroyScheduled)?;
+            Some(Due { at, what: What::Destroy(self.name().clone(), *number) })
         });
-        rotation.into_iter().chain(destructions).map(|(at, number)| Due {
-            at,
-            key: self.name().clone(),
-            version: (number > 0).then_some(number),
-        })
+        rotation.into_iter().chain(destructions)
     }
 }
 
-/// Something that the scheduler has to do: destroy a version, or rotate the key.
+/// Something that the scheduler has to do.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Due {
     pub(crate) at: Timestamp,
-    pub(crate) key: CryptoKeyName,
-    pub(crate) version: Option<u64>,
+    pub(crate) what: What,
+}
+
+/// What the scheduler has to do.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum What {
+    /// Make a new primary version of a key.
+    Rotate(CryptoKeyName),
+    /// Destroy a version of a key.
+    Destroy(CryptoKeyName, u64),
+    /// End an import job.
+    Expire(ImportJobName),
 }
 
 /// See the file's text.
@@ -102,6 +124,7 @@ pub(crate) struct Due {
 pub(crate) struct Index {
     pub(crate) rings: BTreeMap<String, Arc<RingEntry>>,
     pub(crate) keys: BTreeMap<String, Arc<KeyEntry>>,
+    pub(crate) jobs: BTreeMap<String, Arc<JobEntry>>,
     pub(crate) projects: HashMap<String, u64>,
     due: BTreeSet<Due>,
 }
@@ -113,6 +136,25 @@ impl Index {
 
     pub(crate) fn key(&self, name: &CryptoKeyName) -> Result<&Arc<KeyEntry>> {
         self.keys.get(name.as_str()).ok_or_else(|| texts::no_key(name))
+    }
+
+    pub(crate) fn job(&self, name: &ImportJobName) -> Result<&Arc<JobEntry>> {
+        self.jobs.get(name.as_str()).ok_or_else(|| texts::no_job(name))
+    }
+
+    /// Import jobs whose key pairs are still to be made.
+    pub(crate) fn pending_jobs(&self) -> impl Iterator<Item = &ImportJob> {
+        let jobs = self.jobs.values().map(|entry| &entry.job);
+        jobs.filter(|job| job.state == ImportJobState::PendingGeneration)
+    }
+
+    pub(crate) fn put_job(&mut self, entry: JobEntry) {
+        let name = entry.job.name.as_str().to_owned();
+        if let Some(due) = self.jobs.get(&name).and_then(|old| old.due()) {
+            self.due.remove(&due);
+        }
+        self.due.extend(entry.due());
+        self.jobs.insert(name, Arc::new(entry));
     }
 
     pub(crate) fn put_ring(&mut self, entry: RingEntry) {
@@ -167,6 +209,7 @@ mod tests {
                 create_time: Timestamp(0),
                 destroy_time: Some(Timestamp(*at)),
                 destroy_event_time: None,
+                import: None,
                 material: Uuid::nil(),
             };
             (*number, VersionEntry::new(version))
@@ -180,6 +223,7 @@ mod tests {
             rotation_period: None,
             next_rotation_time: rotation.map(Timestamp),
             destroy_scheduled_duration: Duration::ZERO,
+            import_only: false,
         };
         KeyEntry { record: KeyRecord { key, policy: Policy::default() }, versions: versions.collect() }
     }
@@ -192,7 +236,12 @@ mod tests {
         index.put_key(key("b", None, &[(1, DestroyScheduled, 30)]));
         let due = |index: &Index, now| {
             let due = index.due(Timestamp(now));
-            due.into_iter().map(|d| (d.key.crypto_key().to_owned(), d.version)).collect::<Vec<_>>()
+            let told = due.into_iter().map(|due| match due.what {
+                What::Rotate(key) => (key.crypto_key().to_owned(), None),
+                What::Destroy(key, number) => (key.crypto_key().to_owned(), Some(number)),
+                What::Expire(job) => (job.import_job().to_owned(), None),
+            });
+            told.collect::<Vec<_>>()
         };
         assert_eq!(due(&index, 19), []);
         assert_eq!(due(&index, 30), [("a".into(), Some(1)), ("b".into(), Some(1))]);
@@ -200,6 +249,31 @@ mod tests {
         index.put_key(key("a", Some(90), &[(1, Destroyed, 20)]));
         assert_eq!(due(&index, 60), [("b".into(), Some(1))]);
         assert_eq!(index.first_due().unwrap().at, Timestamp(30));
+    }
+
+    #[test]
+    fn an_import_job_is_due_until_it_has_expired() {
+        let mut entry = JobEntry {
+            job: ImportJob {
+                name: ImportJobName::new("p", "l", "r", "j").unwrap(),
+                method: claviger_crypto::wrapping::Method::RsaOaep3072Sha256,
+                state: ImportJobState::PendingGeneration,
+                create_time: Timestamp(0),
+                expire_time: Timestamp(9),
+                generate_time: None,
+                expire_event_time: None,
+                public_key: None,
+                material: Uuid::nil(),
+            },
+            policy: Policy::default(),
+        };
+        let mut index = Index::default();
+        index.put_job(entry.clone());
+        assert_eq!((index.due(Timestamp(8)).len(), index.due(Timestamp(9)).len()), (0, 1));
+        assert_eq!(index.pending_jobs().count(), 1);
+        entry.job.state = ImportJobState::Expired;
+        index.put_job(entry);
+        assert_eq!((index.due(Timestamp(99)).len(), index.pending_jobs().count()), (0, 0));
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! entry was so before it. A version whose record says DESTROYED has no material any more; one whose
 //! record says ENABLED or DISABLED has had its material made durable before.
 
+mod imports;
+mod jobs;
 mod keys;
 mod managed;
 mod open;
@@ -23,8 +25,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use claviger_audit::{AuditLog, Entry};
-use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, KeyRingName, LocationName};
+use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, ImportJobName, KeyRingName, LocationName};
 use claviger_core::{Caller, Clock, Error, ErrorKind, Result, Timestamp};
+use claviger_crypto::SecretBytes;
 use claviger_crypto::passphrase::Params;
 use claviger_sealed::{RecordBatch, Records};
 use object_store::ObjectStore;
@@ -33,12 +36,13 @@ use uuid::Uuid;
 
 use crate::agents::{self, MANAGED_PROJECT};
 use crate::iam;
-use crate::index::{Index, KeyEntry, RingEntry, VersionEntry};
+use crate::index::{Index, JobEntry, KeyEntry, RingEntry, VersionEntry};
 use crate::material::Material;
 use crate::seal::RootSecret;
 use crate::service::KeyChange;
 use crate::texts;
 
+pub use imports::ImportRequest;
 pub use policies::PolicyResource;
 pub use using::{DecryptReply, DecryptRequest, EncryptReply, EncryptRequest, KeyOrVersion};
 
@@ -105,7 +109,10 @@ struct Inner {
     /// The database of records. Held while a change is made, so it is also the turn of changes.
     records: Mutex<Database>,
     changes: broadcast::Sender<KeyChange>,
+    /// Something may be due earlier than before.
     wake: Notify,
+    /// An import job may wait for its key pair.
+    generate: Notify,
 }
 
 /// The database of records.
@@ -136,15 +143,46 @@ struct Plan<T> {
     key: Option<KeyEntry>,
     /// Numbers of the key's versions whose records change.
     versions: Vec<u64>,
-    /// A version whose material is to be written.
-    create: Option<Arc<VersionEntry>>,
+    job: Option<JobEntry>,
+    /// Material to be written.
+    create: Option<Created>,
     /// Material to be removed.
     shred: Option<Uuid>,
     /// Keys whose users must ask again.
     announce: Vec<CryptoKeyName>,
     /// For the audit entry.
     version: Option<CryptoKeyVersionName>,
+    /// For the audit entry: what was to be done and is not, though something else changes.
+    refused: Option<Error>,
     reply: T,
+}
+
+/// New material.
+enum Created {
+    /// Of a version, in its entry.
+    Version(Arc<VersionEntry>),
+    /// The private key of an import job.
+    ImportKey(Uuid, SecretBytes),
+}
+
+impl Created {
+    fn id(&self) -> Uuid {
+        match self {
+            Self::Version(entry) => entry.version.material,
+            Self::ImportKey(id, _) => *id,
+        }
+    }
+
+    async fn write(&self, material: &Material) -> Result<()> {
+        match self {
+            Self::Version(entry) => {
+                let key = entry.material.get();
+                let key = key.ok_or_else(|| Error::internal("a new version has no material"))?;
+                material.put(entry.version.material, key).await
+            }
+            Self::ImportKey(id, key) => material.put_import_key(*id, key).await,
+        }
+    }
 }
 
 impl<T> Plan<T> {
@@ -154,10 +192,12 @@ impl<T> Plan<T> {
             ring: None,
             key: None,
             versions: Vec::new(),
+            job: None,
             create: None,
             shred: None,
             announce: Vec::new(),
             version: None,
+            refused: None,
             reply,
         }
     }
@@ -168,8 +208,12 @@ impl<T> Plan<T> {
 
     /// The same change with another reply.
     fn replying<U>(self, reply: U) -> Plan<U> {
-        let Self { ring, key, versions, create, shred, announce, version, reply: _ } = self;
-        Plan { ring, key, versions, create, shred, announce, version, reply }
+        let Self { ring, key, versions, job, create, shred, announce, version, refused, reply: _ } = self;
+        Plan { ring, key, versions, job, create, shred, announce, version, refused, reply }
+    }
+
+    fn job(entry: JobEntry, reply: T) -> Self {
+        Self { job: Some(entry), ..Self::reply(reply) }
     }
 
     fn key(entry: KeyEntry, versions: Vec<u64>, reply: T) -> Self {
@@ -184,6 +228,7 @@ enum On<'a> {
     Ring(&'a KeyRingName),
     Key(&'a CryptoKeyName),
     Version(&'a CryptoKeyVersionName),
+    Job(&'a ImportJobName),
 }
 
 impl On<'_> {
@@ -193,6 +238,7 @@ impl On<'_> {
             Self::Ring(name) => name.as_str(),
             Self::Key(name) => name.as_str(),
             Self::Version(name) => name.as_str(),
+            Self::Job(name) => name.as_str(),
         }
     }
 
@@ -202,12 +248,13 @@ impl On<'_> {
             Self::Ring(name) => name.project(),
             Self::Key(name) => name.project(),
             Self::Version(name) => name.project(),
+            Self::Job(name) => name.project(),
         }
     }
 
     fn key(&self) -> Option<CryptoKeyName> {
         match self {
-            Self::Location(_) | Self::Ring(_) => None,
+            Self::Location(_) | Self::Ring(_) | Self::Job(_) => None,
             Self::Key(name) => Some((*name).clone()),
             Self::Version(name) => Some(name.crypto_key_name()),
         }
@@ -218,6 +265,14 @@ impl On<'_> {
             Self::Location(_) => None,
             Self::Ring(name) => Some((*name).clone()),
             Self::Key(_) | Self::Version(_) => self.key().map(|key| key.key_ring_name()),
+            Self::Job(name) => Some(name.key_ring_name()),
+        }
+    }
+
+    fn job(&self) -> Option<&ImportJobName> {
+        match self {
+            Self::Job(name) => Some(name),
+            _ => None,
         }
     }
 }
@@ -231,7 +286,9 @@ fn may(index: &Index, caller: &Caller, permission: &str, on: On<'_>) -> bool {
     }
     let ring = || on.ring().and_then(|ring| index.rings.get(ring.as_str()));
     let key = || on.key().and_then(|key| index.keys.get(key.as_str()));
+    let job = || on.job().and_then(|job| index.jobs.get(job.as_str()));
     principal == Caller::LOCAL_ADMIN
+        || job().is_some_and(|job| job.policy.grants(principal, permission))
         || key().is_some_and(|key| key.record.policy.grants(principal, permission))
         || ring().is_some_and(|ring| ring.policy.grants(principal, permission))
 }
@@ -264,6 +321,21 @@ impl Kms {
     #[must_use]
     pub fn audit_log(&self) -> &Arc<AuditLog> {
         &self.inner.audit
+    }
+
+    /// A further database of records, sealed as the KMS's own, for what administrators set beside keys. Whoever opens
+    /// it closes it, before the KMS.
+    ///
+    /// # Errors
+    /// `DataLoss` when it is not what was written; what the store answers.
+    pub async fn side_records(&self, name: &str) -> Result<Records> {
+        self.inner.stores.open_records(&format!("side/{name}")).await
+    }
+
+    /// How long a version stays scheduled for destruction when its key does not say.
+    #[must_use]
+    pub fn default_destroy_duration(&self) -> Duration {
+        self.inner.times.default_destroy
     }
 
     /// Makes all durable and closes. Changes and uses fail from now on.
@@ -361,6 +433,7 @@ impl Inner {
             let mut index = self.index_mut();
             plan.ring.into_iter().for_each(|entry| index.put_ring(entry));
             plan.key.into_iter().for_each(|entry| index.put_key(entry));
+            plan.job.into_iter().for_each(|entry| index.put_job(entry));
         }
         self.announce(plan.announce);
         self.wake.notify_one();
@@ -370,15 +443,14 @@ impl Inner {
     /// The durable part of a change.
     async fn write<T: Send + Sync>(&self, call: &Call, turn: &mut Database, plan: &Plan<T>) -> Result<()> {
         let batch = batch(plan)?;
-        if let Some(entry) = &plan.create {
-            let material =
-                entry.material.get().ok_or_else(|| Error::internal("a new version has no material"))?;
-            self.material.put(entry.version.material, material).await?;
+        if let Some(created) = &plan.create {
+            created.write(&self.material).await?;
         }
-        let audited = self.audit(call, plan.version.as_ref(), Ok::<_, &Error>(&())).await;
+        let outcome = plan.refused.as_ref().map_or(Ok(&()), Err);
+        let audited = self.audit(call, plan.version.as_ref(), outcome).await;
         if let Err(error) = audited {
-            if let Some(entry) = &plan.create
-                && let Err(error) = self.material.shred(entry.version.material).await
+            if let Some(created) = &plan.create
+                && let Err(error) = self.material.shred(created.id()).await
             {
                 tracing::warn!(%error, "unused key material is left until the next start");
             }
@@ -413,10 +485,13 @@ async fn write_records(turn: &mut Database, batch: RecordBatch) -> Result<()> {
 
 /// The records of a change, if it changes any.
 fn batch<T>(plan: &Plan<T>) -> Result<Option<RecordBatch>> {
-    if plan.ring.is_none() && plan.key.is_none() {
+    if plan.ring.is_none() && plan.key.is_none() && plan.job.is_none() {
         return Ok(None);
     }
     let mut batch = RecordBatch::new();
+    if let Some(entry) = &plan.job {
+        batch = batch.put(&open::job_record(&entry.job.name), entry)?;
+    }
     if let Some(entry) = &plan.ring {
         batch = batch.put(&open::ring_record(&entry.ring.name), entry)?;
     }

@@ -7,6 +7,7 @@ mod ciphertext;
 mod iam;
 mod index;
 mod kms;
+mod lists;
 pub mod locations;
 mod material;
 pub mod model;
@@ -18,11 +19,13 @@ mod validate;
 
 pub use iam::{Binding, Policy};
 pub use kms::{
-    DecryptReply, DecryptRequest, EncryptReply, EncryptRequest, KeyOrVersion, Kms, KmsConfig, PolicyResource,
+    DecryptReply, DecryptRequest, EncryptReply, EncryptRequest, ImportRequest, KeyOrVersion, Kms, KmsConfig,
+    PolicyResource,
 };
 pub use model::{
-    Algorithm, CryptoKey, CryptoKeyUpdate, CryptoKeyVersion, KeyRing, KeyView, NewCryptoKey, Page,
-    PageRequest, ProtectionLevel, Purpose, VersionState, VersionTemplate,
+    Algorithm, CryptoKey, CryptoKeyUpdate, CryptoKeyVersion, Import, ImportJob, ImportJobState, KeyRing,
+    KeyView, NewCryptoKey, NewImportJob, Page, PageRequest, ProtectionLevel, Purpose, VersionState,
+    VersionTemplate,
 };
 pub use seal::{RootSecret, reseal};
 pub use service::{Decrypted, Encrypted, KeyChange, KeyService};
@@ -44,6 +47,12 @@ pub mod fuzzing {
         if let Ok((version, message)) = crate::ciphertext::parse(bytes) {
             let _ = crate::ciphertext::open(&material, &key, version, b"", message);
         }
+    }
+
+    /// Reads the filter of a list.
+    pub fn filter(text: &str) {
+        use crate::lists::Listed as _;
+        let _ = crate::lists::Filter::parse(text, crate::model::KeyView::FIELDS);
     }
 
     /// Reads a `root.json` and opens its keys, under a fixed key.

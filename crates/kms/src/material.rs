@@ -1,15 +1,18 @@
-//! The key material: one object per version, removed when the version is destroyed.
+//! The key material: one object per version, removed when the version is destroyed, and one per import job, removed
+//! when the job expires.
 //!
 //! ```text
 //!  0        4         5
 //! +--------+---------+--------------------------------------------------------+
 //! | "CVKM" | 1       | Cobblestone-256 message: the 32 bytes of the material  |
 //! +--------+---------+--------------------------------------------------------+
+//! | "CVKI" | 1       | Cobblestone-256 message: an RSA key in PKCS #8         |
+//! +--------+---------+--------------------------------------------------------+
 //! ```
 //! The message is sealed under the root's `material-wrap` key. Its context is two parts, each after its
-//! length as u64: `claviger.kms.material.v1`, the 16 bytes of the object's id.
+//! length as u64: `claviger.kms.material.v1` or `claviger.kms.import-key.v1`, the 16 bytes of the object's id.
 //!
-//! Invariant: material leaves this file only inside a [`SecretKey`], and reaches the store (which seals
+//! Invariant: material leaves this file only inside a [`SecretKey`] or [`SecretBytes`], and reaches the store (which seals
 //! it again, against swapped and old objects) only wrapped, so that no plain copy is left in a buffer.
 
 use std::collections::HashSet;
@@ -17,7 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use claviger_core::{Error, ErrorKind, Result};
-use claviger_crypto::{SecretKey, cobblestone};
+use claviger_crypto::{SecretBytes, SecretKey, cobblestone};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, PutMode};
@@ -26,8 +29,32 @@ use uuid::Uuid;
 use crate::ciphertext::length_prefixed;
 use crate::storage;
 
-const HEADER: &[u8; 5] = b"CVKM\x01";
-const DOMAIN: &[u8] = b"claviger.kms.material.v1";
+/// What an object holds.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Version,
+    ImportKey,
+}
+
+impl Kind {
+    fn header(self) -> &'static [u8; 5] {
+        match self {
+            Self::Version => b"CVKM\x01",
+            Self::ImportKey => b"CVKI\x01",
+        }
+    }
+
+    fn domain(self) -> &'static [u8] {
+        match self {
+            Self::Version => b"claviger.kms.material.v1",
+            Self::ImportKey => b"claviger.kms.import-key.v1",
+        }
+    }
+
+    fn context(self, id: Uuid) -> Vec<u8> {
+        length_prefixed(&[self.domain(), id.as_bytes()])
+    }
+}
 
 /// The store of the material.
 pub(crate) struct Material {
@@ -47,25 +74,43 @@ impl Material {
         Self { store, wrap }
     }
 
-    /// Writes new material; it is durable then.
+    /// Writes new material of a version; it is durable then.
     pub(crate) async fn put(&self, id: Uuid, key: &SecretKey) -> Result<()> {
-        let sealed = cobblestone::seal(&self.wrap, &context(id), key.expose())
+        self.write(Kind::Version, id, key.expose()).await
+    }
+
+    /// Writes the private key of an import job; it is durable then.
+    pub(crate) async fn put_import_key(&self, id: Uuid, key: &SecretBytes) -> Result<()> {
+        self.write(Kind::ImportKey, id, key.expose()).await
+    }
+
+    async fn write(&self, kind: Kind, id: Uuid, secret: &[u8]) -> Result<()> {
+        let sealed = cobblestone::seal(&self.wrap, &kind.context(id), secret)
             .map_err(|e| Error::internal("key material could not be wrapped").because(e))?;
-        storage::put(&self.store, &path(id), [HEADER.as_slice(), &sealed].concat(), PutMode::Create).await
+        let object = [kind.header().as_slice(), &sealed].concat();
+        storage::put(&self.store, &path(id), object, PutMode::Create).await
     }
 
-    /// Reads material.
+    /// Reads the material of a version.
     pub(crate) async fn load(&self, id: Uuid) -> Result<SecretKey> {
-        let object = storage::get(&self.store, &path(id)).await?;
-        let object = object.ok_or_else(|| damaged("is missing"))?;
-        self.unwrap(id, &object)
+        let key = self.read(Kind::Version, id).await?;
+        SecretKey::from_slice(key.expose()).map_err(|e| damaged("has another length").because(e))
     }
 
-    fn unwrap(&self, id: Uuid, object: &[u8]) -> Result<SecretKey> {
-        let sealed = object.strip_prefix(HEADER).ok_or_else(|| damaged("is not what was written"))?;
-        let key = cobblestone::open_secret(&self.wrap, &context(id), sealed)
-            .map_err(|e| damaged("is not what was written").because(e))?;
-        SecretKey::from_slice(key.expose()).map_err(|e| damaged("has another length").because(e))
+    /// Reads the private key of an import job.
+    pub(crate) async fn load_import_key(&self, id: Uuid) -> Result<SecretBytes> {
+        self.read(Kind::ImportKey, id).await
+    }
+
+    async fn read(&self, kind: Kind, id: Uuid) -> Result<SecretBytes> {
+        let object = storage::get(&self.store, &path(id)).await?;
+        self.unwrap(kind, id, &object.ok_or_else(|| damaged("is missing"))?)
+    }
+
+    fn unwrap(&self, kind: Kind, id: Uuid, object: &[u8]) -> Result<SecretBytes> {
+        let sealed = object.strip_prefix(kind.header()).ok_or_else(|| damaged("is not what was written"))?;
+        cobblestone::open_secret(&self.wrap, &kind.context(id), sealed)
+            .map_err(|e| damaged("is not what was written").because(e))
     }
 
     /// Removes material for good, if it is there.
@@ -89,10 +134,6 @@ impl Material {
 
 fn path(id: Uuid) -> Path {
     Path::from(id.hyphenated().to_string())
-}
-
-fn context(id: Uuid) -> Vec<u8> {
-    length_prefixed(&[DOMAIN, id.as_bytes()])
 }
 
 fn damaged(what: &str) -> Error {
@@ -139,14 +180,39 @@ mod tests {
         assert_eq!(material.load(second).await.unwrap_err().kind(), ErrorKind::DataLoss);
     }
 
+    fn unhex(text: &str) -> Vec<u8> {
+        let text = text.trim();
+        (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
+    }
+
+    /// The id of the fixtures.
+    fn golden_id() -> Uuid {
+        Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10)
+    }
+
+    #[test]
+    fn the_golden_key_of_an_import_job_opens() {
+        let golden = unhex(include_str!("material/golden_import_key.hex"));
+        let material = material(&Arc::new(InMemory::new()));
+        let key = material.unwrap(Kind::ImportKey, golden_id(), &golden).unwrap();
+        assert_eq!(key.expose(), (0..64).collect::<Vec<u8>>());
+    }
+
     #[test]
     fn the_golden_material_opens() {
-        let golden: Vec<u8> = {
-            let text = include_str!("material/golden.hex").trim();
-            (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
-        };
-        let id = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
-        let key = material(&Arc::new(InMemory::new())).unwrap(id, &golden).unwrap();
+        let (golden, id) = (unhex(include_str!("material/golden.hex")), golden_id());
+        let key = material(&Arc::new(InMemory::new())).unwrap(Kind::Version, id, &golden).unwrap();
         assert_eq!(*key.expose(), [0x2a; 32]);
+    }
+
+    #[tokio::test]
+    async fn the_key_of_an_import_job_is_read_back_and_is_no_material_of_a_version() {
+        let material = material(&Arc::new(InMemory::new()));
+        let (id, key) = (Uuid::new_v4(), SecretBytes::new(vec![3; 1700]));
+        material.put_import_key(id, &key).await.unwrap();
+        assert_eq!(material.load_import_key(id).await.unwrap().expose(), key.expose());
+        assert_eq!(material.load(id).await.unwrap_err().kind(), ErrorKind::DataLoss);
+        let (version, _) = create(&material).await;
+        assert_eq!(material.load_import_key(version).await.unwrap_err().kind(), ErrorKind::DataLoss);
     }
 }

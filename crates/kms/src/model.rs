@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use claviger_core::Timestamp;
-use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, KeyRingName};
+use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, ImportJobName, KeyRingName};
+use claviger_crypto::wrapping::Method;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -42,9 +43,12 @@ pub struct CryptoKey {
     pub next_rotation_time: Option<Timestamp>,
     /// How long a version stays scheduled before it is destroyed; immutable.
     pub destroy_scheduled_duration: Duration,
+    /// Whether all of its material comes from elsewhere; immutable.
+    #[serde(default)]
+    pub import_only: bool,
 }
 
-/// The states of a version whose material is made here.
+/// The states of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum VersionState {
@@ -56,6 +60,8 @@ pub enum VersionState {
     DestroyScheduled,
     /// The material is gone for good.
     Destroyed,
+    /// The wrapped material was no good. Nothing of it is kept.
+    ImportFailed,
 }
 
 impl VersionState {
@@ -67,6 +73,7 @@ impl VersionState {
             Self::Disabled => "DISABLED",
             Self::DestroyScheduled => "DESTROY_SCHEDULED",
             Self::Destroyed => "DESTROYED",
+            Self::ImportFailed => "IMPORT_FAILED",
         }
     }
 }
@@ -80,16 +87,111 @@ pub struct CryptoKeyVersion {
     pub number: u64,
     /// Its state.
     pub state: VersionState,
-    /// When it was made, and its material with it.
+    /// When it was made; its material with it, unless that was imported.
     pub create_time: Timestamp,
     /// When it will be destroyed; while it is scheduled.
     #[serde(default)]
     pub destroy_time: Option<Timestamp>,
-    /// When it was destroyed.
+    /// When it was destroyed; while it is.
     #[serde(default)]
     pub destroy_event_time: Option<Timestamp>,
+    /// How its material came in, unless it was made here.
+    #[serde(default)]
+    pub import: Option<Import>,
     /// The name of its material's object.
     pub(crate) material: Uuid,
+}
+
+impl CryptoKeyVersion {
+    /// Whether material can be imported into this version again.
+    #[must_use]
+    pub fn reimport_eligible(&self) -> bool {
+        self.import.is_some() && matches!(self.state, VersionState::Destroyed | VersionState::ImportFailed)
+    }
+}
+
+/// The last import of a version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// The job that it went through.
+    pub job: ImportJobName,
+    /// When the material came in; none before any did.
+    #[serde(default)]
+    pub time: Option<Timestamp>,
+    /// Why the last one failed, when it did.
+    #[serde(default)]
+    pub failure: Option<String>,
+    /// What tells the material from any other without holding it; none before any came in.
+    #[serde(default)]
+    pub(crate) fingerprint: Option<String>,
+}
+
+/// A job that key material is brought in through: a key pair to wrap it to. It is never deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportJob {
+    /// The full name.
+    pub name: ImportJobName,
+    /// How material is wrapped.
+    #[serde(with = "method")]
+    pub method: Method,
+    /// Its state.
+    pub state: ImportJobState,
+    /// When it was made.
+    pub create_time: Timestamp,
+    /// When it can no longer be used.
+    pub expire_time: Timestamp,
+    /// When its key pair was there.
+    #[serde(default)]
+    pub generate_time: Option<Timestamp>,
+    /// When it expired; once it has.
+    #[serde(default)]
+    pub expire_event_time: Option<Timestamp>,
+    /// The public key in PEM, while it can be used.
+    #[serde(default)]
+    pub public_key: Option<String>,
+    /// The name of the private key's object.
+    pub(crate) material: Uuid,
+}
+
+/// The states of an import job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ImportJobState {
+    /// Its key pair is being made.
+    PendingGeneration,
+    /// Material can be imported.
+    Active,
+    /// Its time is over, and its private key gone.
+    Expired,
+}
+
+impl ImportJobState {
+    /// The state as the API spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PendingGeneration => "PENDING_GENERATION",
+            Self::Active => "ACTIVE",
+            Self::Expired => "EXPIRED",
+        }
+    }
+}
+
+mod method {
+    //! A method by its name.
+
+    use claviger_crypto::wrapping::Method;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(method: &Method, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(method.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Method, D::Error> {
+        let name = String::deserialize(from)?;
+        Method::parse(&name).ok_or_else(|| D::Error::custom(format!("no import method is called {name}")))
+    }
 }
 
 /// A key together with its primary version, as the API shows it.
@@ -193,6 +295,25 @@ impl NewCryptoKey {
     }
 }
 
+/// What CreateImportJob asks for.
+#[derive(Clone, Debug)]
+pub struct NewImportJob {
+    /// How material is to be wrapped.
+    pub method: Method,
+    /// Where the keys live that it is for.
+    pub protection_level: ProtectionLevel,
+    /// The name of the backend that holds the private key.
+    pub crypto_key_backend: String,
+}
+
+impl NewImportJob {
+    /// A job for software keys.
+    #[must_use]
+    pub fn software(method: Method) -> Self {
+        Self { method, protection_level: ProtectionLevel::Software, crypto_key_backend: String::new() }
+    }
+}
+
 /// What UpdateCryptoKey changes: the fields of its mask, with their new values.
 #[derive(Clone, Debug, Default)]
 pub struct CryptoKeyUpdate {
@@ -213,9 +334,9 @@ pub struct PageRequest {
     pub size: i32,
     /// From the page before; empty for the first one.
     pub token: String,
-    /// Not built, but for the empty text.
+    /// Which things: comparisons of their fields, as in `state=ENABLED`; empty for all.
     pub filter: String,
-    /// Not built, but for the empty text and `name`.
+    /// In which order: fields with `asc` or `desc`; empty for the order of their names.
     pub order_by: String,
 }
 
@@ -226,6 +347,46 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Asks for the next page; empty after the last one.
     pub next_token: String,
-    /// How many there are on all pages.
+    /// How many the filter accepts, on all pages.
     pub total: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VERSION: &str = "projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/3";
+
+    /// As versions were written before there were imports.
+    #[test]
+    fn a_record_from_before_imports_is_read() {
+        let record = format!(
+            r#"{{"name":"{VERSION}","number":3,"state":"DESTROY_SCHEDULED","create_time":1,"destroy_time":2,
+                "destroy_event_time":null,"material":"01020304-0506-0708-090a-0b0c0d0e0f10"}}"#
+        );
+        let version: CryptoKeyVersion = serde_json::from_str(&record).unwrap();
+        assert_eq!((version.state, version.import), (VersionState::DestroyScheduled, None));
+        let record = format!(
+            r#"{{"name":"{}","create_time":1,"next_version":4,
+                "destroy_scheduled_duration":{{"secs":86400,"nanos":0}}}}"#,
+            VERSION.trim_end_matches("/cryptoKeyVersions/3")
+        );
+        let key: CryptoKey = serde_json::from_str(&record).unwrap();
+        assert!(!key.import_only);
+    }
+
+    #[test]
+    fn the_golden_records_of_imports_are_read_and_written_alike() {
+        let job = r#"{"name":"projects/p/locations/l/keyRings/r/importJobs/j","method":"RSA_OAEP_3072_SHA256","state":"PENDING_GENERATION","create_time":1,"expire_time":2,"generate_time":null,"expire_event_time":null,"public_key":null,"material":"01020304-0506-0708-090a-0b0c0d0e0f10"}"#;
+        let read: ImportJob = serde_json::from_str(job).unwrap();
+        assert_eq!((read.method, read.state), (Method::RsaOaep3072Sha256, ImportJobState::PendingGeneration));
+        assert_eq!(serde_json::to_string(&read).unwrap(), job);
+        assert!(serde_json::from_str::<ImportJob>(&job.replace("SHA256", "ROT13")).is_err());
+        let version = format!(
+            r#"{{"name":"{VERSION}","number":3,"state":"IMPORT_FAILED","create_time":1,"destroy_time":null,"destroy_event_time":null,"import":{{"job":"projects/p/locations/l/keyRings/r/importJobs/j","time":null,"failure":"why","fingerprint":null}},"material":"01020304-0506-0708-090a-0b0c0d0e0f10"}}"#
+        );
+        let read: CryptoKeyVersion = serde_json::from_str(&version).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), version);
+        assert!(read.reimport_eligible());
+    }
 }

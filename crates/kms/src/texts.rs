@@ -1,9 +1,9 @@
 //! The errors of Cloud KMS, word for word where Google documents or sends them: clients match on them.
 
 use claviger_core::Error;
-use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, KeyRingName};
+use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, ImportJobName, KeyRingName};
 
-use crate::model::VersionState;
+use crate::model::{ImportJobState, VersionState};
 
 /// The caller lacks a permission, or must not know that the resource is missing.
 pub(crate) fn denied(permission: &str, resource: &str) -> Error {
@@ -24,6 +24,10 @@ pub(crate) fn no_version(name: &CryptoKeyVersionName) -> Error {
     Error::not_found(format!("CryptoKeyVersion {name} not found."))
 }
 
+pub(crate) fn no_job(name: &ImportJobName) -> Error {
+    Error::not_found(format!("ImportJob {name} not found."))
+}
+
 pub(crate) fn exists(kind: &str, name: &str) -> Error {
     Error::already_exists(format!("{kind} {name} already exists."))
 }
@@ -41,6 +45,34 @@ pub(crate) fn wrong_state(name: &CryptoKeyVersionName, state: VersionState) -> E
         state.as_str()
     );
     Error::precondition(&message).violating(violation(state), name.as_str(), message)
+}
+
+/// An import job that cannot be used, or not yet.
+pub(crate) fn not_active(name: &ImportJobName, state: ImportJobState) -> Error {
+    let message = format!("{name} is not active, current state is: {}.", state.as_str());
+    let kind = match state {
+        ImportJobState::PendingGeneration => "IMPORT_JOB_PENDING_GENERATION",
+        ImportJobState::Active => "IMPORT_JOB_ACTIVE",
+        ImportJobState::Expired => "IMPORT_JOB_EXPIRED",
+    };
+    Error::precondition(&message).violating(kind, name.as_str(), message)
+}
+
+/// A version that material cannot be imported into.
+pub(crate) fn not_reimportable(name: &CryptoKeyVersionName, state: VersionState, imported: bool) -> Error {
+    let why = if imported {
+        format!("its state is {}, and must be DESTROYED or IMPORT_FAILED", state.as_str())
+    } else {
+        "its material was not imported before".to_owned()
+    };
+    let message = format!("{name} is not eligible for reimport: {why}.");
+    Error::precondition(&message).violating("NOT_REIMPORT_ELIGIBLE", name.as_str(), message)
+}
+
+/// A key that takes material from elsewhere only.
+pub(crate) fn import_only(name: &CryptoKeyName) -> Error {
+    let message = format!("{name} is import-only: its versions are imported, not generated.");
+    Error::precondition(&message).violating("KEY_IMPORT_ONLY", name.as_str(), message)
 }
 
 /// A key whose versions are there but none of which is the primary one.
@@ -67,5 +99,6 @@ fn violation(state: VersionState) -> &'static str {
         VersionState::Disabled => "KEY_DISABLED",
         VersionState::DestroyScheduled => "KEY_DESTROY_SCHEDULED",
         VersionState::Destroyed => "KEY_DESTROYED",
+        VersionState::ImportFailed => "KEY_IMPORT_FAILED",
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use claviger_core::{Error, Result, Timestamp};
 
-use crate::model::{Algorithm, NewCryptoKey, ProtectionLevel, Purpose, VersionTemplate};
+use crate::model::{Algorithm, NewCryptoKey, NewImportJob, ProtectionLevel, Purpose, VersionTemplate};
 
 /// Characters of an id, at most.
 const MAX_ID_CHARS: usize = 63;
@@ -113,8 +113,14 @@ pub(crate) fn new_key(new: &NewCryptoKey) -> Result<()> {
             "Keys with the purpose {purpose} are not built; ENCRYPT_DECRYPT is."
         )));
     }
-    if new.import_only {
-        return Err(Error::unimplemented("Keys for imported material only are not built."));
+    if new.import_only && !new.skip_initial_version {
+        return Err(Error::invalid_field(
+            "skip_initial_version_creation",
+            "must be set for a key that is import-only: nothing can be generated in it",
+        ));
+    }
+    if new.import_only && (new.rotation_period.is_some() || new.next_rotation_time.is_some()) {
+        return Err(import_only_schedule());
     }
     if !new.crypto_key_backend.is_empty() {
         return Err(Error::unimplemented("Keys in a crypto key backend are not built."));
@@ -122,24 +128,46 @@ pub(crate) fn new_key(new: &NewCryptoKey) -> Result<()> {
     template(&new.template.clone().unwrap_or_default())
 }
 
+/// What a schedule of a key that is import-only is answered with.
+pub(crate) fn import_only_schedule() -> Error {
+    Error::invalid_field("next_rotation_time", "cannot be set for a key that is import-only")
+}
+
+/// Refuses what a new import job may ask for and is not built.
+pub(crate) fn new_job(new: &NewImportJob) -> Result<()> {
+    if new.protection_level == ProtectionLevel::Unspecified {
+        return Err(Error::invalid_field("import_job.protection_level", "must be set"));
+    }
+    software(new.protection_level, "Import jobs")?;
+    if !new.crypto_key_backend.is_empty() {
+        return Err(Error::unimplemented("Import jobs in a crypto key backend are not built."));
+    }
+    Ok(())
+}
+
+fn software(level: ProtectionLevel, what: &str) -> Result<()> {
+    let level = match level {
+        ProtectionLevel::Unspecified | ProtectionLevel::Software => return Ok(()),
+        ProtectionLevel::Hsm => "HSM",
+        ProtectionLevel::External => "EXTERNAL",
+        ProtectionLevel::ExternalVpc => "EXTERNAL_VPC",
+        ProtectionLevel::HsmSingleTenant => "HSM_SINGLE_TENANT",
+    };
+    Err(Error::unimplemented(format!("{what} with the protection level {level} are not built; SOFTWARE is.")))
+}
+
 /// Refuses a template that is not for symmetric software keys.
 pub(crate) fn template(template: &VersionTemplate) -> Result<()> {
-    let level = match template.protection_level {
-        ProtectionLevel::Unspecified | ProtectionLevel::Software => None,
-        ProtectionLevel::Hsm => Some("HSM"),
-        ProtectionLevel::External => Some("EXTERNAL"),
-        ProtectionLevel::ExternalVpc => Some("EXTERNAL_VPC"),
-        ProtectionLevel::HsmSingleTenant => Some("HSM_SINGLE_TENANT"),
-    };
-    if let Some(level) = level {
-        return Err(Error::unimplemented(format!(
-            "Keys with the protection level {level} are not built; SOFTWARE is."
-        )));
-    }
-    match &template.algorithm {
+    software(template.protection_level, "Keys")?;
+    algorithm("version_template.algorithm", &template.algorithm)
+}
+
+/// Refuses an algorithm that symmetric keys do not have.
+pub(crate) fn algorithm(field: &str, algorithm: &Algorithm) -> Result<()> {
+    match algorithm {
         Algorithm::Unspecified | Algorithm::GoogleSymmetricEncryption => Ok(()),
         Algorithm::Other(name) => Err(Error::invalid_field(
-            "version_template.algorithm",
+            field,
             format!(
                 "{name} does not fit the purpose ENCRYPT_DECRYPT, which takes GOOGLE_SYMMETRIC_ENCRYPTION"
             ),

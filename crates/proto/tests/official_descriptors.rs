@@ -19,10 +19,15 @@ const NOT_KNOWN: &str = "the audit log does not keep it";
 const BY_NAME: &str = "callers are known by their IAM names alone";
 
 /// Fields that our messages do without, each with the reason.
-const LEFT_OUT: [(&str, &str); 23] = [
+const LEFT_OUT: [(&str, &str); 25] = [
     ("google.rpc.BadRequest.FieldViolation.localized_message", "messages are in English"),
     ("google.cloud.kms.v1.CryptoKeyVersion.attestation", "sent for hardware keys only"),
+    ("google.cloud.kms.v1.ImportJob.attestation", "sent for hardware keys only"),
     ("google.bigtable.admin.v2.Table.restore_info", "sent for restored tables only"),
+    (
+        "google.cloud.orgpolicy.v2.Constraint.BooleanConstraint.custom_constraint_definition",
+        "sent for managed constraints only",
+    ),
     ("google.logging.v2.LogEntry.http_request", NO_REQUESTS),
     ("google.logging.v2.LogEntry.operation", NO_REQUESTS),
     ("google.logging.v2.LogEntry.trace", NO_REQUESTS),

@@ -13,6 +13,7 @@ use claviger_proto::google::bigtable::admin::v2::bigtable_table_admin_server::Bi
 use claviger_proto::google::bigtable::v2::bigtable_server::BigtableServer;
 use claviger_proto::google::cloud::kms::v1::key_management_service_server::KeyManagementServiceServer;
 use claviger_proto::google::cloud::location::locations_server::LocationsServer;
+use claviger_proto::google::cloud::orgpolicy::v2::org_policy_server::OrgPolicyServer;
 use claviger_proto::google::cloud::resourcemanager::v3::projects_server::ProjectsServer;
 use claviger_proto::google::iam::v1::iam_policy_server::IamPolicyServer;
 use claviger_proto::google::logging::v2::logging_service_v2_server::LoggingServiceV2Server;
@@ -25,11 +26,13 @@ use crate::beam::jobs::JobApi;
 use crate::bigtable::{DataApi, InstanceAdminApi, TableAdminApi};
 use crate::config::ServeConfig;
 use crate::dataflow::DataflowApi;
+use crate::evidence::EvidenceApi;
 use crate::http::Front;
 use crate::kms::KmsApi;
 use crate::logging::LoggingApi;
 use crate::metrics::Metrics;
 use crate::operations::OperationsApi;
+use crate::orgpolicy::OrgPolicyApi;
 use crate::projects::ProjectsApi;
 use crate::rest::Rest;
 use crate::run::{Services, open_dir};
@@ -65,12 +68,13 @@ fn first_line(secret: &SecretBytes) -> SecretBytes {
 impl Front {
     /// Everything that `services` offers.
     pub(crate) fn new(services: &Services) -> Result<Self> {
-        let kms = KmsApi::new(services.kms.clone());
+        let kms = KmsApi::new(services.kms.clone(), services.policies.clone());
         let mut routes = Routes::builder();
         routes.add_service(KeyManagementServiceServer::new(kms.clone()));
         routes.add_service(IamPolicyServer::new(kms.clone()));
         routes.add_service(LocationsServer::new(kms));
         routes.add_service(ProjectsServer::new(ProjectsApi::new(services.kms.clone())));
+        routes.add_service(OrgPolicyServer::new(OrgPolicyApi::new(services.policies.clone())));
         routes.add_service(LoggingServiceV2Server::new(LoggingApi::new(services.kms.audit_log().clone())));
         let mut serves_rows = None;
         if let Some(data) = &services.data
@@ -106,6 +110,7 @@ impl Front {
         Ok(Self {
             rows: serves_rows,
             storage: services.data.as_ref().and_then(|data| data.buckets.clone()).map(StorageApi::new),
+            evidence: EvidenceApi::new(services.kms.audit_log().clone()),
             grpc,
             rest,
             metrics: Arc::new(Metrics::new(pool)),

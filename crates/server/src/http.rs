@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tower::{Service as _, ServiceExt as _};
 
 use crate::bigtable::DataApi;
+use crate::evidence::EvidenceApi;
 use crate::metrics::Metrics;
 use crate::rest::Rest;
 use crate::storage::StorageApi;
@@ -37,6 +38,7 @@ const ROWS: &str = "/google.bigtable.v2.Bigtable/";
 pub(crate) struct Front {
     pub(crate) rows: Option<BigtableServer<DataApi>>,
     pub(crate) storage: Option<StorageApi>,
+    pub(crate) evidence: EvidenceApi,
     pub(crate) grpc: axum::Router,
     pub(crate) rest: Arc<Rest<axum::Router>>,
     pub(crate) metrics: Arc<Metrics>,
@@ -85,6 +87,9 @@ impl Front {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/healthz" | "/readyz") => plain(StatusCode::OK, "ok\n"),
             (&Method::GET, "/metrics") => plain(StatusCode::OK, self.metrics.render()),
+            (_, path) if EvidenceApi::matches(path) => {
+                self.evidence.call(request.map(Body::new)).await.map(tonic::body::Body::new)
+            }
             (method, path) => match &self.storage {
                 Some(storage) if storage.matches(method, path) => {
                     storage.call(request.map(Body::new)).await.map(tonic::body::Body::new)

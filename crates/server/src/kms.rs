@@ -3,13 +3,16 @@
 //!
 //! Invariant: these adapters translate and do nothing else. What may be done is decided in `claviger_kms`.
 
+mod constraints;
 mod convert;
 mod handlers;
+mod imports;
 mod policies;
 
 use std::sync::Arc;
 
 use claviger_kms::Kms;
+use claviger_orgpolicy::Policies;
 use claviger_proto::google::cloud::kms::v1 as pb;
 use claviger_proto::google::cloud::kms::v1::key_management_service_server::KeyManagementService;
 use claviger_proto::google::cloud::location as places;
@@ -25,23 +28,26 @@ use crate::status::status;
 #[derive(Clone, Debug)]
 pub(crate) struct KmsApi {
     kms: Arc<Kms>,
+    policies: Arc<Policies>,
 }
 
 impl KmsApi {
-    /// Serves a KMS.
-    pub(crate) fn new(kms: Arc<Kms>) -> Self {
-        Self { kms }
+    /// Serves a KMS, within what organization policies let it do.
+    pub(crate) fn new(kms: Arc<Kms>, policies: Arc<Policies>) -> Self {
+        Self { kms, policies }
     }
 }
 
-/// Implements a service by one function for each method, of the same name.
+/// Implements a service by one function for each method, of the same name. `under` names one of `constraints` that is
+/// asked first.
 macro_rules! serve {
-    ($service:ident by $module:ident: $($method:ident($request:ty) -> $reply:ty;)+) => {
+    ($service:ident: $($module:ident::$method:ident($request:ty) -> $reply:ty $(, under $check:ident)?;)+) => {
         #[tonic::async_trait]
         impl $service for KmsApi {
             $(
                 async fn $method(&self, request: Request<$request>) -> Result<Response<$reply>, Status> {
                     let caller = auth::caller(request.metadata()).map_err(status)?;
+                    $(constraints::$check(&self.policies, &self.kms, request.get_ref()).map_err(status)?;)?
                     let reply = $module::$method(&self.kms, &caller, request.into_inner()).await;
                     reply.map(Response::new).map_err(status)
                 }
@@ -50,34 +56,38 @@ macro_rules! serve {
     };
 }
 
-serve! { KeyManagementService by handlers:
-    list_key_rings(pb::ListKeyRingsRequest) -> pb::ListKeyRingsResponse;
-    list_crypto_keys(pb::ListCryptoKeysRequest) -> pb::ListCryptoKeysResponse;
-    list_crypto_key_versions(pb::ListCryptoKeyVersionsRequest) -> pb::ListCryptoKeyVersionsResponse;
-    get_key_ring(pb::GetKeyRingRequest) -> pb::KeyRing;
-    get_crypto_key(pb::GetCryptoKeyRequest) -> pb::CryptoKey;
-    get_crypto_key_version(pb::GetCryptoKeyVersionRequest) -> pb::CryptoKeyVersion;
-    create_key_ring(pb::CreateKeyRingRequest) -> pb::KeyRing;
-    create_crypto_key(pb::CreateCryptoKeyRequest) -> pb::CryptoKey;
-    create_crypto_key_version(pb::CreateCryptoKeyVersionRequest) -> pb::CryptoKeyVersion;
-    update_crypto_key(pb::UpdateCryptoKeyRequest) -> pb::CryptoKey;
-    update_crypto_key_version(pb::UpdateCryptoKeyVersionRequest) -> pb::CryptoKeyVersion;
-    update_crypto_key_primary_version(pb::UpdateCryptoKeyPrimaryVersionRequest) -> pb::CryptoKey;
-    destroy_crypto_key_version(pb::DestroyCryptoKeyVersionRequest) -> pb::CryptoKeyVersion;
-    restore_crypto_key_version(pb::RestoreCryptoKeyVersionRequest) -> pb::CryptoKeyVersion;
-    encrypt(pb::EncryptRequest) -> pb::EncryptResponse;
-    decrypt(pb::DecryptRequest) -> pb::DecryptResponse;
+serve! { KeyManagementService:
+    handlers::list_key_rings(pb::ListKeyRingsRequest) -> pb::ListKeyRingsResponse;
+    handlers::list_crypto_keys(pb::ListCryptoKeysRequest) -> pb::ListCryptoKeysResponse;
+    handlers::list_crypto_key_versions(pb::ListCryptoKeyVersionsRequest) -> pb::ListCryptoKeyVersionsResponse;
+    handlers::get_key_ring(pb::GetKeyRingRequest) -> pb::KeyRing;
+    handlers::get_crypto_key(pb::GetCryptoKeyRequest) -> pb::CryptoKey;
+    handlers::get_crypto_key_version(pb::GetCryptoKeyVersionRequest) -> pb::CryptoKeyVersion;
+    handlers::create_key_ring(pb::CreateKeyRingRequest) -> pb::KeyRing;
+    handlers::create_crypto_key(pb::CreateCryptoKeyRequest) -> pb::CryptoKey, under new_key;
+    handlers::create_crypto_key_version(pb::CreateCryptoKeyVersionRequest) -> pb::CryptoKeyVersion, under new_version;
+    handlers::update_crypto_key(pb::UpdateCryptoKeyRequest) -> pb::CryptoKey, under changed_key;
+    handlers::update_crypto_key_version(pb::UpdateCryptoKeyVersionRequest) -> pb::CryptoKeyVersion;
+    handlers::update_crypto_key_primary_version(pb::UpdateCryptoKeyPrimaryVersionRequest) -> pb::CryptoKey;
+    handlers::destroy_crypto_key_version(pb::DestroyCryptoKeyVersionRequest) -> pb::CryptoKeyVersion, under destruction;
+    handlers::restore_crypto_key_version(pb::RestoreCryptoKeyVersionRequest) -> pb::CryptoKeyVersion;
+    handlers::encrypt(pb::EncryptRequest) -> pb::EncryptResponse;
+    handlers::decrypt(pb::DecryptRequest) -> pb::DecryptResponse;
+    imports::list_import_jobs(pb::ListImportJobsRequest) -> pb::ListImportJobsResponse;
+    imports::get_import_job(pb::GetImportJobRequest) -> pb::ImportJob;
+    imports::create_import_job(pb::CreateImportJobRequest) -> pb::ImportJob, under new_job;
+    imports::import_crypto_key_version(pb::ImportCryptoKeyVersionRequest) -> pb::CryptoKeyVersion, under import;
 }
 
-serve! { IamPolicy by policies:
-    set_iam_policy(iam::SetIamPolicyRequest) -> iam::Policy;
-    get_iam_policy(iam::GetIamPolicyRequest) -> iam::Policy;
-    test_iam_permissions(iam::TestIamPermissionsRequest) -> iam::TestIamPermissionsResponse;
+serve! { IamPolicy:
+    policies::set_iam_policy(iam::SetIamPolicyRequest) -> iam::Policy;
+    policies::get_iam_policy(iam::GetIamPolicyRequest) -> iam::Policy;
+    policies::test_iam_permissions(iam::TestIamPermissionsRequest) -> iam::TestIamPermissionsResponse;
 }
 
-serve! { Locations by handlers:
-    list_locations(places::ListLocationsRequest) -> places::ListLocationsResponse;
-    get_location(places::GetLocationRequest) -> places::Location;
+serve! { Locations:
+    handlers::list_locations(places::ListLocationsRequest) -> places::ListLocationsResponse;
+    handlers::get_location(places::GetLocationRequest) -> places::Location;
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use claviger_dataflow::{CloudFiles, Dataflow, Executor};
 use claviger_harness::{HarnessConfig, Harnesses, ProcessConfig};
 use claviger_kms::agents::Service;
 use claviger_kms::{KeyService, Kms};
+use claviger_orgpolicy::Policies;
 use claviger_sealed::{LocalStore, Records, SealedOptions, SealedStore};
 use claviger_shuffle::Budget;
 use object_store::ObjectStore;
@@ -30,7 +31,7 @@ use crate::beam::jobs::Defaults;
 use crate::config::ServeConfig;
 use crate::http::Front;
 use crate::operations::Operations;
-use crate::{api, dataflow, http};
+use crate::{api, dataflow, http, orgpolicy};
 
 /// The platform's own key, wrapped; see `claviger_cmek::platform`.
 const PLATFORM_KEY: &str = "platform.key";
@@ -114,6 +115,7 @@ fn check(config: ServeConfig) -> Result<ServeConfig> {
 /// Everything that runs.
 pub(crate) struct Services {
     pub(crate) kms: Arc<Kms>,
+    pub(crate) policies: Arc<Policies>,
     pub(crate) data: Option<Data>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -141,12 +143,14 @@ pub(crate) struct Jobs {
 impl Services {
     async fn open(config: &ServeConfig, endpoint: &str, clock: Arc<dyn Clock>) -> Result<Self> {
         let kms = api::open_kms(config, clock.clone()).await?;
+        let policies = Box::pin(orgpolicy::open(&kms, clock.clone())).await?;
         let data = if config.services.iter().any(|service| service != "kms") {
-            Some(Box::pin(Data::open(config, endpoint, kms.clone(), clock.clone())).await?)
+            let keys = (kms.clone(), policies.clone());
+            Some(Box::pin(Data::open(config, endpoint, keys, clock.clone())).await?)
         } else {
             None
         };
-        Ok(Self { kms, data, clock })
+        Ok(Self { kms, policies, data, clock })
     }
 
     /// Starts what runs beside requests.
@@ -179,7 +183,8 @@ impl Services {
             data.records.close().await?;
             data.platform.close().await?;
         }
-        self.kms.close().await
+        let policies = self.policies.close().await;
+        self.kms.close().await.and(policies)
     }
 }
 
@@ -187,7 +192,7 @@ impl Data {
     async fn open(
         config: &ServeConfig,
         endpoint: &str,
-        kms: Arc<Kms>,
+        (kms, policies): (Arc<Kms>, Arc<Policies>),
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let disk = Arc::new(open_dir(&config.data_dir).await?);
@@ -233,13 +238,15 @@ impl Data {
         )?;
         let serves = |name: &str| config.services.iter().any(|service| service == name);
         let room: Arc<dyn Fn() -> Result<()> + Send + Sync> = Arc::new(move || disk.check_room());
+        let directory =
+            |service| Arc::new(Directory { kms: kms.clone(), policies: policies.clone(), service });
         let mut bigtable = None;
         if serves("bigtable") {
             let config = claviger_bigtable::Config {
                 files: files.clone(),
                 records: records.clone(),
                 keys: keys.clone(),
-                directory: Arc::new(Directory { kms: kms.clone(), service: Service::Bigtable }),
+                directory: directory(Service::Bigtable),
                 clock: clock.clone(),
                 cache_bytes: config.cache_bytes,
                 room: room.clone(),
@@ -252,7 +259,7 @@ impl Data {
                 files: files.clone(),
                 records: records.clone(),
                 keys: keys.clone(),
-                directory: Arc::new(Directory { kms: kms.clone(), service: Service::Storage }),
+                directory: directory(Service::Storage),
                 clock: clock.clone(),
                 cache_bytes: config.cache_bytes / BUCKETS_CACHE_SHARE,
                 room: room.clone(),
@@ -268,7 +275,7 @@ impl Data {
                 files,
                 records: records.clone(),
                 keys: keys.clone(),
-                directory: Arc::new(dataflow::Directory(kms)),
+                directory: Arc::new(dataflow::Directory { kms, policies }),
                 cloud,
                 harnesses: harnesses.clone(),
                 runner: Arc::new(Executor),
@@ -339,9 +346,10 @@ async fn managed(kms: &Kms, service: Service, region: &str) -> Result<(CryptoKey
     Ok((key, agent))
 }
 
-/// A service's agents and managed keys, from the KMS of this process.
+/// A service's agents and managed keys, from the KMS of this process, and its policies.
 struct Directory {
     kms: Arc<Kms>,
+    policies: Arc<Policies>,
     service: Service,
 }
 
@@ -362,6 +370,10 @@ impl KeyDirectory for Directory {
         let sealed = self.kms.encrypt(caller, key, &probe, aad).await?;
         self.kms.decrypt(caller, key, &sealed.ciphertext, aad).await.map(drop)
     }
+
+    fn admit(&self, project: &str, key: Option<&CryptoKeyName>, operation: &str) -> Result<()> {
+        self.policies.protection(project, orgpolicy::names(self.service), key, operation)
+    }
 }
 
 #[async_trait]
@@ -380,5 +392,9 @@ impl BucketKeyDirectory for Directory {
 
     async fn try_key(&self, caller: &Caller, key: &CryptoKeyName) -> Result<()> {
         KeyDirectory::try_key(self, caller, key).await
+    }
+
+    fn admit(&self, project: &str, key: Option<&CryptoKeyName>, operation: &str) -> Result<()> {
+        KeyDirectory::admit(self, project, key, operation)
     }
 }

@@ -16,6 +16,7 @@ use object_store::{
 };
 
 use super::*;
+use crate::tlog::{Task, verify};
 
 /// Counts puts, and fails them while told to.
 #[derive(Debug, Default)]
@@ -164,6 +165,9 @@ async fn after_a_failed_write_the_log_goes_on_without_a_gap_once_the_store_recov
     assert_eq!(log.append(entry("b")).await.unwrap(), 2);
     let methods: Vec<_> = log.read(None, 10).await.unwrap().into_iter().map(|(_, e)| e.method).collect();
     assert_eq!(methods, ["a", "b"]);
+    let task = Task { log: log.verifier(), held: &[], witnesses: &[], earlier: None };
+    let report = verify(&log, &task).await.unwrap();
+    assert_eq!((report.proven, report.findings), (2, vec![]));
 }
 
 /// A log of 2500 entries, ten of each microsecond.

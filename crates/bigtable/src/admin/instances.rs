@@ -42,7 +42,8 @@ impl Bigtable {
     /// # Errors
     /// - `InvalidArgument`: a bad id, zone or label; no cluster.
     /// - `AlreadyExists`.
-    /// - `FailedPrecondition`: the key is in another region, is disabled, or its grant is missing.
+    /// - `FailedPrecondition`: the key is in another region, is disabled, or its grant is missing; a policy of the
+    ///   project refuses the key, or that there is none.
     /// - `Unimplemented`: more than one cluster.
     pub async fn create_instance(
         &self,
@@ -66,6 +67,7 @@ impl Bigtable {
         })?;
         let now = self.shared.clock.now();
         let cluster_name = ClusterName::new(name.project(), name.instance(), &cluster_id)?;
+        self.directory.admit(name.project(), cluster.kms_key.as_ref(), "CreateInstance")?;
         let cluster = self.check_cluster(cluster_name, cluster, now).await?;
         let right = self.catalog.change().await;
         if self.catalog.instance(&name).is_ok() {

@@ -70,7 +70,7 @@ impl Bigtable {
     ///
     /// # Errors
     /// `NotFound` for the instance, `AlreadyExists`, `InvalidArgument` for an id, a family or a rule, and
-    /// the key's refusal.
+    /// the refusal of the key or of a policy of the project.
     pub async fn create_table(
         &self,
         instance: &InstanceName,
@@ -91,8 +91,12 @@ impl Bigtable {
             return Err(Error::already_exists(format!("Table already exists: {name}")));
         }
         self.refuse_while_locked(instance).await?;
+        let clusters = self.catalog.clusters(instance);
+        for cluster in &clusters {
+            self.directory.admit(name.project(), cluster.kms_key.as_ref(), "CreateTable")?;
+        }
         let mut tablets = BTreeMap::new();
-        for cluster in self.catalog.clusters(instance) {
+        for cluster in clusters {
             let scope = self.create_scope(&cluster, &name).await?;
             tablets.insert(cluster.name.cluster().to_owned(), TabletRecord::new(scope.as_str()));
         }

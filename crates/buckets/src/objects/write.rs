@@ -80,7 +80,8 @@ impl Buckets {
     /// # Errors
     /// `NotFound` for the bucket, `InvalidArgument` for the name, the metadata, the key or a checksum, a
     /// condition that does not hold, `PermissionDenied` when what is there must be kept or the key may not
-    /// be used, the lock of a key, `ResourceExhausted` when the disk is full, what the body answers.
+    /// be used, the lock of a key, the refusal of a policy of the project, `ResourceExhausted` when the disk is
+    /// full, what the body answers.
     pub async fn write(self: &Arc<Self>, request: WriteRequest) -> Result<Object> {
         self.write_as(request, Origin::Upload).await
     }
@@ -169,10 +170,9 @@ impl Buckets {
         check_object(name)?;
         metadata.check()?;
         (self.shared.room)()?;
-        let vault = match kms_key {
-            Some(key) => self.ensure_vault(bucket, Some(key)).await?,
-            None => self.ensure_vault(bucket, found.config.kms_key.as_ref()).await?,
-        };
+        let key = kms_key.or(found.config.kms_key.as_ref());
+        self.directory.admit(&found.project, key, "storage.objects.create")?;
+        let vault = self.ensure_vault(bucket, key).await?;
         self.open_vault(&*self.bucket(bucket)?, &vault).await?;
         if *conditions != Conditions::default() {
             let entered = self.enter(bucket).await?;

@@ -49,6 +49,9 @@ pub(crate) enum Command {
     List {
         #[command(flatten)]
         at: InRing,
+        /// List those that the filter accepts, as in labels.team=birds
+        #[arg(long, value_name = "FILTER")]
+        filter: Option<String>,
         /// List at most so many
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
@@ -203,6 +206,9 @@ pub(crate) struct Create {
     /// Make no version yet
     #[arg(long)]
     skip_initial_version_creation: bool,
+    /// Let the key have imported versions only
+    #[arg(long, requires = "skip_initial_version_creation")]
+    import_only: bool,
     /// Labels, as KEY=VALUE,...
     #[arg(long, value_name = "KEY=VALUE", value_parser = flags::pair, value_delimiter = ',')]
     labels: Vec<(String, String)>,
@@ -284,7 +290,7 @@ fn algorithm(text: &str) -> Result<CryptoKeyVersionAlgorithm, String> {
 pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(options) => create(session, &options).await,
-        Command::List { at, limit } => list(session, &at, limit).await,
+        Command::List { at, filter, limit } => list(session, &at, filter, limit).await,
         Command::Describe(one) => {
             let request = GetCryptoKeyRequest { name: one.name(session)?.to_string() };
             session.out.one(&session.kms().get_crypto_key(request).await?.into_inner())
@@ -348,6 +354,7 @@ async fn create(session: &Session, options: &Create) -> Result<(), Failure> {
         next_rotation_time: options.next_rotation_time,
         rotation_schedule: options.rotation_period.map(RotationSchedule::RotationPeriod),
         destroy_scheduled_duration: options.destroy_scheduled_duration,
+        import_only: options.import_only,
         labels: options.labels.iter().cloned().collect(),
         ..Default::default()
     };
@@ -362,7 +369,12 @@ async fn create(session: &Session, options: &Create) -> Result<(), Failure> {
     session.out.done(&key, &format!("Created key [{}].", key.name))
 }
 
-async fn list(session: &Session, at: &InRing, limit: Option<usize>) -> Result<(), Failure> {
+async fn list(
+    session: &Session,
+    at: &InRing,
+    filter: Option<String>,
+    limit: Option<usize>,
+) -> Result<(), Failure> {
     let parent = at.parent(&session.project)?.to_string();
     let mut kms = session.kms();
     let keys = all_pages!(
@@ -371,6 +383,7 @@ async fn list(session: &Session, at: &InRing, limit: Option<usize>) -> Result<()
             parent: parent.clone(),
             page_token: page_token.clone(),
             page_size,
+            filter: filter.clone().unwrap_or_default(),
             ..Default::default()
         }),
         crypto_keys
@@ -446,7 +459,7 @@ async fn set_all(
     to: CryptoKeyVersionState,
 ) -> Result<Vec<CryptoKeyVersion>, Failure> {
     let mut changed = Vec::new();
-    for version in versions::all(session, key, None).await? {
+    for version in versions::all(session, key).await? {
         if version.state() == from {
             changed.push(versions::set_state(session, version.name, to).await?);
         }
@@ -455,8 +468,12 @@ async fn set_all(
 }
 
 async fn destroy_all(session: &Session, key: &CryptoKeyName) -> Result<(), Failure> {
-    let gone = [CryptoKeyVersionState::Destroyed, CryptoKeyVersionState::DestroyScheduled];
-    let there: Vec<_> = versions::all(session, key, None)
+    let gone = [
+        CryptoKeyVersionState::Destroyed,
+        CryptoKeyVersionState::DestroyScheduled,
+        CryptoKeyVersionState::ImportFailed,
+    ];
+    let there: Vec<_> = versions::all(session, key)
         .await?
         .into_iter()
         .filter(|version| !gone.contains(&version.state()))

@@ -2,20 +2,26 @@
 //!
 //! Invariant: destroying asks first when someone is there to answer.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName};
-use claviger_proto::google::cloud::kms::v1::crypto_key_version::CryptoKeyVersionState;
+use claviger_crypto::{SecretBytes, wrapping};
+use claviger_proto::google::cloud::kms::v1::crypto_key_version::{
+    CryptoKeyVersionAlgorithm, CryptoKeyVersionState,
+};
 use claviger_proto::google::cloud::kms::v1::{
     CreateCryptoKeyVersionRequest, CryptoKeyVersion, DestroyCryptoKeyVersionRequest,
-    GetCryptoKeyVersionRequest, ListCryptoKeyVersionsRequest, RestoreCryptoKeyVersionRequest,
-    UpdateCryptoKeyVersionRequest,
+    GetCryptoKeyVersionRequest, ImportCryptoKeyVersionRequest, ListCryptoKeyVersionsRequest,
+    RestoreCryptoKeyVersionRequest, UpdateCryptoKeyVersionRequest,
 };
 use prost_types::FieldMask;
 
-use super::{all_pages, keys};
+use super::{all_pages, import_jobs, keys};
 use crate::client::Session;
 use crate::failure::Failure;
-use crate::names::InKey;
+use crate::flags::read_file;
+use crate::names::{InKey, InRing};
 use crate::output::{Cell, Column, confirm, say};
 
 const COLUMNS: [Column; 5] = [
@@ -25,6 +31,19 @@ const COLUMNS: [Column; 5] = [
     Column::new("CREATED", Cell::Path("createTime")),
     Column::new("DESTROYED", Cell::Path("destroyTime")),
 ];
+
+/// The longest key, and the longest wrapped one, bytes.
+const MAX_KEY: u64 = 64 * 1024;
+
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  claviger kms keys versions import --key k --keyring ring --location us-east1 \\
+      --import-job j --target-key-file key.bin
+  claviger kms keys versions import 1 --key k --keyring ring --location us-east1 \\
+      --import-job j --wrapped-key-file key.wrapped
+
+A key is 32 bytes. With --target-key-file it is wrapped here, and leaves this machine only so. With a version, the
+same key is imported into it again, after it was destroyed.";
 
 /// `claviger kms keys versions ...`.
 #[derive(Debug, Subcommand)]
@@ -41,6 +60,9 @@ pub(crate) enum Command {
     List {
         #[command(flatten)]
         at: InKey,
+        /// List those that the filter accepts, as in state=ENABLED
+        #[arg(long, value_name = "FILTER")]
+        filter: Option<String>,
         /// List at most so many
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
@@ -55,6 +77,33 @@ pub(crate) enum Command {
     Destroy(One),
     /// Take a version back from destruction; it is disabled then
     Restore(One),
+    /// Import a key made elsewhere
+    #[command(after_help = IMPORT_EXAMPLES)]
+    Import(Import),
+}
+
+/// `claviger kms keys versions import`.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The version to import into again: its number, or its full name [default: a new one]
+    #[arg(value_name = "VERSION")]
+    version: Option<String>,
+    #[command(flatten)]
+    at: InKey,
+    /// The import job: an id in the same key ring, or its full name
+    #[arg(long, value_name = "JOB")]
+    import_job: String,
+    /// The key itself; it is wrapped before it is sent
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "wrapped_key_file",
+        required_unless_present = "wrapped_key_file"
+    )]
+    target_key_file: Option<PathBuf>,
+    /// The key, wrapped to the public key of the job
+    #[arg(long, value_name = "FILE")]
+    wrapped_key_file: Option<PathBuf>,
 }
 
 /// One version.
@@ -88,9 +137,9 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             let is = if primary { ", which is primary now" } else { "" };
             session.out.done(&version, &format!("Created version [{}]{is}.", version.name))
         }
-        Command::List { at, limit } => {
+        Command::List { at, filter, limit } => {
             let key = at.parent(&session.project)?;
-            session.out.list(&all(session, &key, limit).await?, &COLUMNS)
+            session.out.list(&some(session, &key, filter, limit).await?, &COLUMNS)
         }
         Command::Describe(one) => {
             let request = GetCryptoKeyVersionRequest { name: one.name(session)?.to_string() };
@@ -120,6 +169,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             let version = session.kms().restore_crypto_key_version(request).await?.into_inner();
             session.out.done(&version, &format!("Restored version [{}]; it is disabled.", version.name))
         }
+        Command::Import(options) => import(session, &options).await,
     }
 }
 
@@ -132,10 +182,50 @@ pub(super) async fn create(session: &Session, key: &CryptoKeyName) -> Result<Cry
     Ok(session.kms().create_crypto_key_version(request).await?.into_inner())
 }
 
-/// The versions of a key, at most `limit`.
-pub(super) async fn all(
+async fn import(session: &Session, options: &Import) -> Result<(), Failure> {
+    let key = options.at.parent(&session.project)?;
+    let into = options.version.as_deref().map(|version| options.at.version(&session.project, version));
+    let into = into.transpose()?;
+    let ring = InRing { location: Some(key.location().to_owned()), keyring: Some(key.key_ring().to_owned()) };
+    let job = ring.import_job(key.project(), &options.import_job)?;
+    let wrapped = match (&options.target_key_file, &options.wrapped_key_file) {
+        (Some(file), _) => {
+            let (method, public) = import_jobs::public_key(session, &job).await?;
+            let target = SecretBytes::new(read_file(file, MAX_KEY)?);
+            wrapping::wrap(method, &public, &target)
+                .map_err(|error| Failure::local(format!("{}: {error}", file.display())))?
+        }
+        (None, Some(file)) => read_file(file, MAX_KEY)?,
+        (None, None) => return Err(Failure::usage("--target-key-file or --wrapped-key-file is needed")),
+    };
+    let request = ImportCryptoKeyVersionRequest {
+        parent: key.to_string(),
+        crypto_key_version: into.map_or_else(String::new, String::from),
+        algorithm: CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption.into(),
+        import_job: job.to_string(),
+        wrapped_key: wrapped.into(),
+        ..Default::default()
+    };
+    let version = session.kms().import_crypto_key_version(request).await?.into_inner();
+    if version.state() == CryptoKeyVersionState::ImportFailed {
+        return Err(Failure::advised(
+            format!("version [{}] was not imported: {}", version.name, version.import_failure_reason),
+            "import into the same version again, with a key that is right",
+        ));
+    }
+    session.out.done(&version, &format!("Imported version [{}].", version.name))
+}
+
+/// All versions of a key.
+pub(super) async fn all(session: &Session, key: &CryptoKeyName) -> Result<Vec<CryptoKeyVersion>, Failure> {
+    some(session, key, None, None).await
+}
+
+/// The versions of a key that a filter accepts, at most `limit`.
+async fn some(
     session: &Session,
     key: &CryptoKeyName,
+    filter: Option<String>,
     limit: Option<usize>,
 ) -> Result<Vec<CryptoKeyVersion>, Failure> {
     let mut kms = session.kms();
@@ -145,6 +235,7 @@ pub(super) async fn all(
             parent: key.to_string(),
             page_token: page_token.clone(),
             page_size,
+            filter: filter.clone().unwrap_or_default(),
             ..Default::default()
         }),
         crypto_key_versions

@@ -3,6 +3,7 @@
 //! Invariant: a server is stopped with SIGTERM, and must end with 0.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -79,8 +80,14 @@ impl Server {
     }
 
     /// Stops it and starts it again on the same folders.
-    pub(crate) fn restart(mut self) -> Self {
+    pub(crate) fn restart(self) -> Self {
+        self.restart_after(|_| {})
+    }
+
+    /// Stops it, does something to its folders, and starts it again on them.
+    pub(crate) fn restart_after(mut self, between: impl FnOnce(&Path)) -> Self {
         self.stop();
+        between(self.folder.path());
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
         Self::on(folder)
     }

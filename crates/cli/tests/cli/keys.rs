@@ -202,3 +202,49 @@ fn keys_and_project_numbers_outlive_a_restart() {
     let again = server.ok(&format!("kms keys authorize {KEY} --service bigtable"));
     assert!(again.out == agent && again.err.contains("already given"));
 }
+
+#[test]
+fn a_key_made_elsewhere_is_imported_destroyed_and_imported_again() {
+    let server = Server::start();
+    server.ok("kms keyrings create ring --location us-east1");
+    server.ok(&format!(
+        "kms keys create k {AT} --purpose encryption --import-only --skip-initial-version-creation \
+         --destroy-scheduled-duration 0"
+    ));
+    server.refused(&format!("kms keys versions create --key {KEY}"), "FAILED_PRECONDITION");
+    server.ok(&format!("kms import-jobs create j {AT} --import-method rsa-oaep-3072-sha256-aes-256"));
+    let until = |command: &str, state: &str| {
+        let mut asked = 0;
+        while server.ok(&format!("{command} --format json")).json()["state"] != state {
+            asked += 1;
+            assert!(asked < 2000, "{command}: never {state}");
+        }
+    };
+    until(&format!("kms import-jobs describe j {AT}"), "ACTIVE");
+    let row = server.ok(&format!("kms import-jobs list {AT} --filter state=ACTIVE"));
+    assert_eq!(row.row(&format!("{RING}/importJobs/j"))[2], "RSA_OAEP_3072_SHA256_AES_256");
+    let file = |name: &str| server.folder.path().join(name);
+    std::fs::write(file("key"), [7; 32]).unwrap();
+    std::fs::write(file("other"), [8; 32]).unwrap();
+    std::fs::write(file("plain"), b"text").unwrap();
+    let import = format!("kms keys versions import --key {KEY} --import-job j");
+    server.ok(&format!("{import} --target-key-file key"));
+    server.ok(&format!("kms keys set-primary-version k {AT} --version 1"));
+    server.ok(&format!("kms keys encrypt {KEY} --plaintext-file plain --ciphertext-file sealed"));
+    server.ok(&format!("kms keys versions destroy 1 --key {KEY} --quiet"));
+    until(&format!("kms keys versions describe 1 --key {KEY}"), "DESTROYED");
+    let again = format!("kms keys versions import 1 --key {KEY} --import-job j --target-key-file");
+    server.refused(&format!("{again} other"), "not the one that this version held before");
+    server.ok(&format!("{again} key"));
+    let decrypted = server.ok(&format!("kms keys decrypt {KEY} --ciphertext-file sealed --plaintext-file -"));
+    assert_eq!(decrypted.out, "text");
+    server.refused(&format!("{import} --wrapped-key-file plain"), "Wrapped key is too short");
+    let failed = server.ok(&format!("kms keys versions list --key {KEY} --filter state=IMPORT_FAILED"));
+    assert_eq!(failed.row(&format!("{KEY}/cryptoKeyVersions/2"))[1], "IMPORT_FAILED");
+    assert!(
+        server.ok(&format!("kms keys list {AT} --filter import_only=false")).err.contains("Listed 0 items.")
+    );
+    let grant = "--member user:ada@example.com --role roles/cloudkms.importer";
+    server.ok(&format!("kms import-jobs add-iam-policy-binding j {AT} {grant}"));
+    assert!(server.ok(&format!("kms import-jobs get-iam-policy j {AT}")).out.contains("ada"));
+}

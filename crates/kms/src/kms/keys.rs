@@ -1,11 +1,12 @@
 //! Keys: making, showing and changing them.
 //!
-//! Invariant: purpose, algorithm, protection level and the time before destruction never change.
+//! Invariant: purpose, algorithm, protection level, the time before destruction and where material comes from never
+//! change.
 
-use super::rings::paginate;
 use super::*;
 use crate::iam::Policy;
 use crate::index::KeyRecord;
+use crate::lists::paginate;
 use crate::model::{CryptoKey, CryptoKeyUpdate, KeyView, NewCryptoKey, Page, PageRequest, VersionState};
 use crate::validate;
 
@@ -57,7 +58,7 @@ impl Kms {
         authorise(&index, caller, "cloudkms.cryptoKeys.list", On::Ring(parent))?;
         index.ring(parent)?;
         let prefix = format!("{parent}/cryptoKeys/");
-        paginate(page, Index::children(&index.keys, &prefix), |entry| entry.view())
+        paginate(page, &prefix, Index::children(&index.keys, &prefix), |entry| entry.view())
     }
 
     /// Changes labels and the rotation schedule.
@@ -88,6 +89,9 @@ impl Kms {
             }
             if let Some(period) = update.rotation_period {
                 key.rotation_period = period;
+            }
+            if key.import_only && (key.rotation_period.is_some() || key.next_rotation_time.is_some()) {
+                return Err(validate::import_only_schedule());
             }
             validate::rotation(key.rotation_period, key.next_rotation_time, times.min_rotation)?;
             let view = entry.view();
@@ -146,7 +150,9 @@ pub(super) fn new_key(
     validate::rotation(new.rotation_period, new.next_rotation_time, times.min_rotation)?;
     let destroy = new.destroy_scheduled_duration.unwrap_or(times.default_destroy);
     if new.destroy_scheduled_duration.is_some() {
-        validate::destroy_duration(destroy, times.min_destroy)?;
+        // What was imported can be imported again, so it may go at once.
+        let shortest = if new.import_only { Duration::ZERO } else { times.min_destroy };
+        validate::destroy_duration(destroy, shortest)?;
     }
     let key = CryptoKey {
         name,
@@ -157,6 +163,7 @@ pub(super) fn new_key(
         rotation_period: new.rotation_period,
         next_rotation_time: new.next_rotation_time,
         destroy_scheduled_duration: destroy,
+        import_only: new.import_only,
     };
     let record = KeyRecord { key, policy: Policy::default() };
     let entry = KeyEntry { record, versions: std::collections::BTreeMap::new() };
@@ -164,7 +171,7 @@ pub(super) fn new_key(
         let view = entry.view();
         return Ok(Plan::key(entry, Vec::new(), view));
     }
-    let plan = versions::with_new_version(entry, true, now)?;
+    let plan = versions::with_new_version(entry, true, VersionState::Enabled, now)?;
     let view =
         plan.key.as_ref().map(KeyEntry::view).ok_or_else(|| Error::internal("a new key has no entry"))?;
     Ok(plan.replying(view))

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! root.json, root.key   the root seal
-//! records/              sealed: ring/NAME, key/NAME, version/KEY/NUMBER, project/ID
-//! material/             sealed: one object per version that is not destroyed
+//! records/              sealed: ring/NAME, key/NAME, version/KEY/NUMBER, job/NAME, project/ID
+//! material/             sealed: one object per version that is not destroyed, and per import job that is active
 //! audit/                sealed: the audit log
 //! ```
 //!
 //! Invariant: material that no version owns is removed at open; a version that was scheduled for destruction
-//! and has lost its material is destroyed. Both are what a crash half way through a change leaves.
+//! and has lost its material is destroyed, and an import job that is active and has lost its own has expired. All are
+//! what a crash half way through a change leaves.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use object_store::path::Path;
 
 use super::*;
 use crate::index::KeyRecord;
-use crate::model::{CryptoKeyVersion, VersionState};
+use crate::model::{CryptoKeyVersion, ImportJobState, VersionState};
 use crate::seal::{self, RootKeys, Use};
 
 /// Where the records' database lies in its store.
@@ -48,6 +49,11 @@ impl Stores {
         Ok(Self { records, material, audit })
     }
 
+    /// A further database in the store of the records.
+    pub(super) async fn open_records(&self, path: &str) -> Result<Records> {
+        Records::open(self.records.clone(), path).await
+    }
+
     pub(super) async fn close(&self) -> Result<()> {
         let (records, material, audit) =
             (self.records.close().await, self.material.close().await, self.audit.close().await);
@@ -65,6 +71,10 @@ pub(super) fn key_record(name: &CryptoKeyName) -> String {
 
 pub(super) fn version_record(key: &CryptoKeyName, number: u64) -> String {
     format!("version/{key}/{number:020}")
+}
+
+pub(super) fn job_record(name: &ImportJobName) -> String {
+    format!("job/{name}")
 }
 
 pub(super) fn project_record(project: &str) -> String {
@@ -98,6 +108,7 @@ pub(super) async fn open(
         records: Mutex::new(Database::Failed),
         changes: broadcast::Sender::new(CHANGES_BUFFERED),
         wake: Notify::new(),
+        generate: Notify::new(),
     };
     inner.load(&records).await?;
     *inner.records.lock().await = Database::Open(records);
@@ -137,6 +148,19 @@ impl Inner {
                 }
             }
         }
+        for entry in index.jobs.values().cloned().collect::<Vec<_>>() {
+            let material = entry.job.material;
+            match (entry.job.state, found.contains(&material)) {
+                (ImportJobState::Active, true) => drop(owned.insert(material)),
+                (ImportJobState::Active, false) => {
+                    let expired = jobs::expired(&entry, self.clock.now());
+                    records.put(&job_record(&expired.job.name), &expired).await?;
+                    index.put_job(expired);
+                }
+                // The key of a job that is pending or expired is an orphan.
+                _ => {}
+            }
+        }
         for orphan in found.difference(&owned) {
             self.material.shred(*orphan).await?;
         }
@@ -169,6 +193,13 @@ async fn read(records: &Records) -> Result<Index> {
     }
     if let Some((record, _)) = versions.next() {
         return Err(damaged(format!("the record {record} belongs to no key")));
+    }
+    for (record, entry) in records.scan::<JobEntry>("job/").await? {
+        let name = &entry.job.name;
+        if record != job_record(name) || !index.rings.contains_key(name.key_ring_name().as_str()) {
+            return Err(damaged(format!("the record of the import job {name} is not where it belongs")));
+        }
+        index.put_job(entry);
     }
     for (record, number) in records.scan::<u64>("project/").await? {
         index.projects.insert(record.trim_start_matches("project/").to_owned(), number);

@@ -1,6 +1,6 @@
-//! IAM policies of key rings and keys.
+//! IAM policies of key rings, keys and import jobs.
 //!
-//! Invariant: a key ring's policy holds for its keys, also for those made later.
+//! Invariant: a key ring's policy holds for its keys and import jobs, also for those made later.
 
 use super::*;
 use crate::iam::Policy;
@@ -12,22 +12,28 @@ pub enum PolicyResource {
     Ring(KeyRingName),
     /// A key.
     Key(CryptoKeyName),
+    /// An import job.
+    Job(ImportJobName),
 }
 
 impl PolicyResource {
-    /// Reads the name of a key ring or key.
+    /// Reads the name of a key ring, key or import job.
     ///
     /// # Errors
-    /// `InvalidArgument` when it is neither.
+    /// `InvalidArgument` when it is none of them.
     pub fn parse(name: &str) -> Result<Self> {
         if let Ok(key) = CryptoKeyName::parse(name) {
             return Ok(Self::Key(key));
         }
+        if let Ok(job) = ImportJobName::parse(name) {
+            return Ok(Self::Job(job));
+        }
         KeyRingName::parse(name).map(Self::Ring).map_err(|_| {
             Error::invalid(format!(
-                "Invalid resource name '{name}': expected {} or {}",
+                "Invalid resource name '{name}': expected {}, {} or {}",
                 KeyRingName::SHAPE,
-                CryptoKeyName::SHAPE
+                CryptoKeyName::SHAPE,
+                ImportJobName::SHAPE
             ))
         })
     }
@@ -36,6 +42,7 @@ impl PolicyResource {
         match self {
             Self::Ring(name) => On::Ring(name),
             Self::Key(name) => On::Key(name),
+            Self::Job(name) => On::Job(name),
         }
     }
 
@@ -43,6 +50,7 @@ impl PolicyResource {
         match self {
             Self::Ring(_) => format!("cloudkms.keyRings.{verb}"),
             Self::Key(_) => format!("cloudkms.cryptoKeys.{verb}"),
+            Self::Job(_) => format!("cloudkms.importJobs.{verb}"),
         }
     }
 
@@ -50,12 +58,13 @@ impl PolicyResource {
         Ok(match self {
             Self::Ring(name) => &index.ring(name)?.policy,
             Self::Key(name) => &index.key(name)?.record.policy,
+            Self::Job(name) => &index.job(name)?.policy,
         })
     }
 }
 
 impl Kms {
-    /// The policy of a key ring or key itself, without what it inherits.
+    /// The policy of a key ring, key or import job itself, without what it inherits.
     ///
     /// # Errors
     /// `NotFound`, `PermissionDenied`.
@@ -95,6 +104,10 @@ impl Kms {
                     entry.record.policy = policy.clone();
                     Ok(Plan::key(entry, Vec::new(), policy))
                 }
+                PolicyResource::Job(name) => {
+                    let job = index.job(name)?.job.clone();
+                    Ok(Plan::job(JobEntry { job, policy: policy.clone() }, policy))
+                }
             }
         })
         .await
@@ -104,7 +117,7 @@ impl Kms {
     /// not there.
     ///
     /// # Errors
-    /// `InvalidArgument` for a permission that key rings and keys do not have.
+    /// `InvalidArgument` for a permission that key rings, keys and import jobs do not have.
     pub fn test_iam_permissions(
         &self,
         caller: &Caller,

@@ -1,12 +1,13 @@
-//! What happens by itself: due rotations and due destructions.
+//! What happens by itself: due rotations, due destructions, and the ends of import jobs.
 //!
-//! Invariant: one timer for all keys, set for what comes due first. A key whose primary version is not
-//! enabled is not rotated: that would give back the access that its owner took away.
+//! Invariant: one timer for all keys and jobs, set for what comes due first. A key whose primary version is not
+//! enabled is not rotated: that would give back the access that its owner took away. However late it is, one
+//! rotation is made, not one for each that was missed.
 
 use super::*;
 use crate::agents::KMS_AGENT;
-use crate::index::Due;
-use crate::model::VersionState;
+use crate::index::What;
+use crate::model::{ImportJobState, VersionState};
 
 /// The longest wait at a stretch: the time of day may jump, and the wait does not see that.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -14,13 +15,19 @@ const MAX_WAIT: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_secs(10);
 
 impl Kms {
-    /// Does what is due, for as long as it is polled. The server runs it beside the service.
+    /// Does what is due and makes the key pairs of import jobs, for as long as it is polled. The server runs it beside
+    /// the service.
     pub async fn run(self: Arc<Self>) {
+        // Apart, because a key pair takes seconds, and nothing that is due shall wait for it.
+        tokio::join!(self.run_schedule(), self.run_generation());
+    }
+
+    async fn run_schedule(&self) {
         loop {
             let wait = match self.tick().await {
                 Ok(next) => next.map(|at| at.since(self.inner.clock.now()).min(MAX_WAIT)),
                 Err(error) => {
-                    tracing::error!(%error, "a due rotation or destruction of a key failed; it is tried again");
+                    tracing::error!(%error, "a due change of a key or import job failed; it is tried again");
                     Some(RETRY)
                 }
             };
@@ -31,6 +38,18 @@ impl Kms {
                     tokio::select! { () = slept => {}, () = changed => {} }
                 }
                 None => changed.await,
+            }
+        }
+    }
+
+    async fn run_generation(&self) {
+        loop {
+            match self.generate_import_keys().await {
+                Ok(()) => self.inner.generate.notified().await,
+                Err(error) => {
+                    tracing::error!(%error, "the key pair of an import job could not be made; it is tried again");
+                    self.inner.clock.sleep(RETRY).await;
+                }
             }
         }
     }
@@ -46,9 +65,10 @@ impl Kms {
         };
         let mut failed = None;
         for due in due {
-            let done = match due.version {
-                Some(number) => self.destroy_due(&due, number).await,
-                None => self.rotate_due(&due).await,
+            let done = match due.what {
+                What::Destroy(key, number) => self.destroy_due(key, number).await,
+                What::Rotate(key) => self.rotate_due(key).await,
+                What::Expire(job) => self.expire_due(job).await,
             };
             failed = failed.or(done.err());
         }
@@ -56,10 +76,9 @@ impl Kms {
         failed.map_or(Ok(next), Err)
     }
 
-    async fn destroy_due(&self, due: &Due, number: u64) -> Result<()> {
+    async fn destroy_due(&self, key: CryptoKeyName, number: u64) -> Result<()> {
         let caller = Caller::new(KMS_AGENT).with("reason", "destroy_time has come");
-        let name = due.key.version_name(number);
-        let key = due.key.clone();
+        let name = key.version_name(number);
         self.change(Call::new(&caller, "DestroyCryptoKeyVersion", &name), move |index, now| {
             let entry = index.key(&key)?;
             let Some(version) = entry.versions.get(&number).map(|entry| &entry.version) else {
@@ -76,10 +95,21 @@ impl Kms {
         .await
     }
 
-    async fn rotate_due(&self, due: &Due) -> Result<()> {
+    async fn expire_due(&self, name: ImportJobName) -> Result<()> {
+        let caller = Caller::new(KMS_AGENT).with("reason", "expire_time has come");
+        self.change(Call::new(&caller, "ExpireImportJob", &name), move |index, now| {
+            let entry = index.job(&name)?;
+            if entry.job.state == ImportJobState::Expired || entry.job.expire_time > now {
+                return Ok(Plan::reply(()));
+            }
+            Ok(Plan { shred: Some(entry.job.material), ..Plan::job(jobs::expired(entry, now), ()) })
+        })
+        .await
+    }
+
+    async fn rotate_due(&self, key: CryptoKeyName) -> Result<()> {
         let caller = Caller::new(KMS_AGENT).with("reason", "next_rotation_time has come");
-        let key = due.key.clone();
-        self.change(Call::new(&caller, "CreateCryptoKeyVersion", &due.key), move |index, now| {
+        self.change(Call::new(&caller, "CreateCryptoKeyVersion", &key), move |index, now| {
             let mut entry = KeyEntry::clone(index.key(&key)?);
             let record = &mut entry.record.key;
             let Some(at) = record.next_rotation_time.filter(|at| *at <= now) else {
@@ -87,11 +117,17 @@ impl Kms {
             };
             record.next_rotation_time = record.rotation_period.map(|period| next_after(at, period, now));
             let primary = record.primary.and_then(|number| entry.versions.get(&number));
-            if primary.is_none_or(|primary| primary.version.state != VersionState::Enabled) {
-                tracing::warn!(%key, "the rotation of a key is skipped: its primary version is not enabled");
-                return Ok(Plan { announce: Vec::new(), ..Plan::key(entry, Vec::new(), ()) });
+            let refused = match primary.map(|primary| &primary.version) {
+                Some(version) if version.state == VersionState::Enabled => None,
+                Some(version) => Some(texts::not_enabled(&version.name, version.state)),
+                None => Some(texts::no_primary(&key)),
+            };
+            if let Some(error) = refused {
+                tracing::warn!(%error, %key, "the rotation of a key is skipped");
+                let plan = Plan::key(entry, Vec::new(), ());
+                return Ok(Plan { announce: Vec::new(), refused: Some(error), ..plan });
             }
-            Ok(versions::with_new_version(entry, true, now)?.replying(()))
+            Ok(versions::with_new_version(entry, true, VersionState::Enabled, now)?.replying(()))
         })
         .await
     }

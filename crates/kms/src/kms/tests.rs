@@ -1,7 +1,9 @@
 //! The KMS as a whole, on an object store in memory.
 
 mod crash;
+mod imports;
 mod lists;
+mod model;
 mod policies;
 mod schedule;
 mod states;
@@ -9,11 +11,13 @@ mod store;
 mod using;
 
 use claviger_core::ManualClock;
-use claviger_crypto::SecretBytes;
+use claviger_crypto::wrapping::{self, Method};
 use object_store::memory::InMemory;
 
 use super::*;
-use crate::model::{CryptoKeyVersion, KeyView, NewCryptoKey, VersionState};
+use crate::model::{
+    Algorithm, CryptoKeyVersion, ImportJob, ImportJobState, KeyView, NewCryptoKey, NewImportJob, VersionState,
+};
 use crate::service::KeyService as _;
 
 /// The day that tests begin.
@@ -107,6 +111,38 @@ impl World {
     async fn decrypt(&self, ciphertext: &[u8]) -> Result<String> {
         let reply = self.kms.decrypt(&admin(), &key(), ciphertext, b"aad").await?;
         Ok(String::from_utf8(reply.plaintext.expose().to_vec()).unwrap())
+    }
+
+    /// Makes an import job and its key pair.
+    async fn job(&self, id: &str, method: Method) -> ImportJob {
+        let new = NewImportJob::software(method);
+        let job = self.kms.create_import_job(&admin(), &ring(), id, new).await.unwrap();
+        assert_eq!(job.state, ImportJobState::PendingGeneration);
+        self.kms.generate_import_keys().await.unwrap();
+        self.kms.get_import_job(&admin(), &job.name).unwrap()
+    }
+
+    /// Imports material through a job, into a version again or as a new one.
+    async fn import(&self, job: &ImportJob, material: &[u8], into: Option<u64>) -> Result<CryptoKeyVersion> {
+        let pem = job.public_key.as_deref().unwrap();
+        let wrapped = wrapping::wrap(job.method, pem, &SecretBytes::new(material.to_vec())).unwrap();
+        self.import_wrapped(job, wrapped, into).await
+    }
+
+    async fn import_wrapped(
+        &self,
+        job: &ImportJob,
+        wrapped: Vec<u8>,
+        into: Option<u64>,
+    ) -> Result<CryptoKeyVersion> {
+        let request = ImportRequest {
+            key: key(),
+            version: into.map(|number| key().version_name(number)),
+            algorithm: Algorithm::GoogleSymmetricEncryption,
+            job: job.name.clone(),
+            wrapped,
+        };
+        self.kms.import_version(&admin(), request).await
     }
 
     async fn audited(&self) -> Vec<Entry> {

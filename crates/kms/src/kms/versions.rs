@@ -7,11 +7,13 @@
 //!     '----------------------|--- destroy ------'        |
 //!                            '------- restore -----------'
 //! ```
+//! An imported version that is destroyed, or whose import failed, becomes enabled by a further import
+//! (`imports.rs`), or failed by one that is no good.
 //!
 //! Invariant: there are no other ways. An entry that is not enabled holds no material.
 
-use super::rings::paginate;
 use super::*;
+use crate::lists::paginate;
 use crate::model::{CryptoKeyVersion, Page, PageRequest, VersionState};
 use claviger_crypto::SecretKey;
 
@@ -19,12 +21,31 @@ impl Kms {
     /// Makes an enabled version. It does not become the primary one.
     ///
     /// # Errors
-    /// `NotFound` for the key, `PermissionDenied`.
+    /// As [`Self::create_version_as`].
     pub async fn create_version(&self, caller: &Caller, parent: &CryptoKeyName) -> Result<CryptoKeyVersion> {
+        self.create_version_as(caller, parent, VersionState::Enabled).await
+    }
+
+    /// Makes a version, enabled or disabled. It does not become the primary one.
+    ///
+    /// # Errors
+    /// `NotFound` for the key; `InvalidArgument` for any other state; `FailedPrecondition` when the key takes
+    /// imported material only; `PermissionDenied`.
+    pub async fn create_version_as(
+        &self,
+        caller: &Caller,
+        parent: &CryptoKeyName,
+        state: VersionState,
+    ) -> Result<CryptoKeyVersion> {
         let (caller, parent) = (caller.clone(), parent.clone());
         self.change(Call::new(&caller, "CreateCryptoKeyVersion", &parent), move |index, now| {
             authorise(index, &caller, "cloudkms.cryptoKeyVersions.create", On::Key(&parent))?;
-            with_new_version(KeyEntry::clone(index.key(&parent)?), false, now)
+            settable(state)?;
+            let entry = KeyEntry::clone(index.key(&parent)?);
+            if entry.record.key.import_only {
+                return Err(texts::import_only(&parent));
+            }
+            with_new_version(entry, false, state, now)
         })
         .await
     }
@@ -54,9 +75,12 @@ impl Kms {
         let index = self.inner.index();
         authorise(&index, caller, "cloudkms.cryptoKeyVersions.list", On::Key(parent))?;
         let versions = index.key(parent)?.versions.iter();
-        paginate(page, versions.map(|(number, entry)| (number.to_string(), entry)), |entry| {
-            entry.version.clone()
-        })
+        paginate(
+            page,
+            parent.as_str(),
+            versions.map(|(number, entry)| (number.to_string(), entry)),
+            |entry| entry.version.clone(),
+        )
     }
 
     /// Enables or disables a version.
@@ -73,12 +97,7 @@ impl Kms {
         use VersionState::{Disabled, Enabled};
         let call = Call::new(caller, "UpdateCryptoKeyVersion", name);
         self.change_version(call, name, "cloudkms.cryptoKeyVersions.update", move |version, _, _| {
-            if !matches!(state, Enabled | Disabled) {
-                return Err(Error::invalid_field(
-                    "crypto_key_version.state",
-                    "can be set to ENABLED and DISABLED only; use destroy and restore for the others",
-                ));
-            }
+            settable(state)?;
             if !matches!(version.state, Enabled | Disabled) {
                 return Err(texts::wrong_state(&version.name, version.state));
             }
@@ -156,6 +175,17 @@ impl Kms {
     }
 }
 
+/// Refuses a state that cannot be asked for.
+fn settable(state: VersionState) -> Result<()> {
+    if matches!(state, VersionState::Enabled | VersionState::Disabled) {
+        return Ok(());
+    }
+    Err(Error::invalid_field(
+        "crypto_key_version.state",
+        "can be set to ENABLED and DISABLED only; use destroy and restore for the others",
+    ))
+}
+
 /// The version of that name.
 pub(super) fn version_of<'a>(
     entry: &'a KeyEntry,
@@ -168,7 +198,7 @@ pub(super) fn version_of<'a>(
 }
 
 /// The key with a version in another state, without its material.
-fn with_version(entry: &KeyEntry, version: CryptoKeyVersion) -> KeyEntry {
+pub(super) fn with_version(entry: &KeyEntry, version: CryptoKeyVersion) -> KeyEntry {
     let mut entry = entry.clone();
     entry.versions.insert(version.number, VersionEntry::new(version));
     entry
@@ -180,6 +210,7 @@ pub(super) fn destroyed(entry: &KeyEntry, number: u64, now: Timestamp) -> KeyEnt
         Some(old) => {
             let mut version = old.version.clone();
             version.state = VersionState::Destroyed;
+            version.destroy_time = None;
             version.destroy_event_time = Some(now);
             with_version(entry, version)
         }
@@ -191,6 +222,7 @@ pub(super) fn destroyed(entry: &KeyEntry, number: u64, now: Timestamp) -> KeyEnt
 pub(super) fn with_new_version(
     mut entry: KeyEntry,
     primary: bool,
+    state: VersionState,
     now: Timestamp,
 ) -> Result<Plan<CryptoKeyVersion>> {
     let number = entry.record.key.next_version;
@@ -200,17 +232,23 @@ pub(super) fn with_new_version(
     let version = CryptoKeyVersion {
         name: name.clone(),
         number,
-        state: VersionState::Enabled,
+        state,
         create_time: now,
         destroy_time: None,
         destroy_event_time: None,
+        import: None,
         material: Uuid::new_v4(),
     };
     let new = VersionEntry::with_material(version.clone(), material);
-    entry.versions.insert(number, new.clone());
+    let kept = if state == VersionState::Enabled { new.clone() } else { VersionEntry::new(version.clone()) };
+    entry.versions.insert(number, kept);
     entry.record.key.next_version = number + 1;
     if primary {
         entry.record.key.primary = Some(number);
     }
-    Ok(Plan { create: Some(new), version: Some(name), ..Plan::key(entry, vec![number], version) })
+    Ok(Plan {
+        create: Some(Created::Version(new)),
+        version: Some(name),
+        ..Plan::key(entry, vec![number], version)
+    })
 }

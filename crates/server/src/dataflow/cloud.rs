@@ -13,6 +13,7 @@ use claviger_dataflow::files::BucketInfo;
 use claviger_dataflow::{CloudFiles, KeyDirectory};
 use claviger_kms::Kms;
 use claviger_kms::agents::Service;
+use claviger_orgpolicy::Policies;
 use futures::stream::BoxStream;
 
 /// The buckets of this process.
@@ -34,18 +35,25 @@ impl CloudFiles for Files {
     }
 }
 
-/// Service agents and managed keys of jobs, from the KMS of this process.
-pub(crate) struct Directory(pub(crate) Arc<Kms>);
+/// Service agents and managed keys of jobs, from the KMS of this process, and policies on them.
+pub(crate) struct Directory {
+    pub(crate) kms: Arc<Kms>,
+    pub(crate) policies: Arc<Policies>,
+}
 
 #[async_trait]
 impl KeyDirectory for Directory {
     async fn agent(&self, project: &str) -> Result<Caller> {
-        self.0.service_agent(Service::Dataflow, project).await
+        self.kms.service_agent(Service::Dataflow, project).await
     }
 
     async fn managed_key(&self, region: &str) -> Result<(CryptoKeyName, Caller)> {
-        let key = self.0.managed_key(Service::Dataflow, region).await?;
-        let agent = self.0.service_agent(Service::Dataflow, key.project()).await?;
+        let key = self.kms.managed_key(Service::Dataflow, region).await?;
+        let agent = self.kms.service_agent(Service::Dataflow, key.project()).await?;
         Ok((key, agent))
+    }
+
+    fn admit(&self, project: &str, key: Option<&CryptoKeyName>, operation: &str) -> Result<()> {
+        self.policies.protection(project, crate::orgpolicy::names(Service::Dataflow), key, operation)
     }
 }

@@ -58,6 +58,7 @@ pub(super) fn crypto_key(view: KeyView) -> pb::CryptoKey {
         }),
         labels: key.labels.into_iter().collect(),
         destroy_scheduled_duration: Some(duration(key.destroy_scheduled_duration)),
+        import_only: key.import_only,
         ..Default::default()
     }
 }
@@ -68,6 +69,13 @@ pub(super) fn version(version: CryptoKeyVersion) -> pb::CryptoKeyVersion {
         VersionState::Disabled => CryptoKeyVersionState::Disabled,
         VersionState::DestroyScheduled => CryptoKeyVersionState::DestroyScheduled,
         VersionState::Destroyed => CryptoKeyVersionState::Destroyed,
+        VersionState::ImportFailed => CryptoKeyVersionState::ImportFailed,
+    };
+    let reimport_eligible = version.reimport_eligible();
+    let generate_time = version.import.is_none().then(|| time(version.create_time));
+    let (import_job, import_time, failure) = match version.import {
+        Some(import) => (import.job.into(), import.time, import.failure.unwrap_or_default()),
+        None => (String::new(), None, String::new()),
     };
     pb::CryptoKeyVersion {
         name: version.name.into(),
@@ -75,9 +83,13 @@ pub(super) fn version(version: CryptoKeyVersion) -> pb::CryptoKeyVersion {
         protection_level: pb::ProtectionLevel::Software.into(),
         algorithm: CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption.into(),
         create_time: Some(time(version.create_time)),
-        generate_time: Some(time(version.create_time)),
+        generate_time,
         destroy_time: version.destroy_time.map(time),
         destroy_event_time: version.destroy_event_time.map(time),
+        import_job,
+        import_time: import_time.map(time),
+        import_failure_reason: failure,
+        reimport_eligible,
         ..Default::default()
     }
 }
@@ -94,27 +106,30 @@ pub(super) fn state_from(state: i32) -> Result<VersionState> {
 }
 
 pub(super) fn template_from(template: pb::CryptoKeyVersionTemplate) -> Result<VersionTemplate> {
-    let protection_level = match pb::ProtectionLevel::try_from(template.protection_level) {
+    let protection_level = level_from("version_template.protection_level", template.protection_level)?;
+    let algorithm = algorithm_from("version_template.algorithm", template.algorithm)?;
+    Ok(VersionTemplate { protection_level, algorithm })
+}
+
+pub(super) fn level_from(field: &str, level: i32) -> Result<ProtectionLevel> {
+    Ok(match pb::ProtectionLevel::try_from(level) {
         Ok(pb::ProtectionLevel::Unspecified) => ProtectionLevel::Unspecified,
         Ok(pb::ProtectionLevel::Software) => ProtectionLevel::Software,
         Ok(pb::ProtectionLevel::Hsm) => ProtectionLevel::Hsm,
         Ok(pb::ProtectionLevel::External) => ProtectionLevel::External,
         Ok(pb::ProtectionLevel::ExternalVpc) => ProtectionLevel::ExternalVpc,
         Ok(pb::ProtectionLevel::HsmSingleTenant) => ProtectionLevel::HsmSingleTenant,
-        Err(_) => {
-            return Err(Error::invalid_field(
-                "version_template.protection_level",
-                "is not a protection level",
-            ));
-        }
-    };
-    let algorithm = match CryptoKeyVersionAlgorithm::try_from(template.algorithm) {
+        Err(_) => return Err(Error::invalid_field(field, "is not a protection level")),
+    })
+}
+
+pub(super) fn algorithm_from(field: &str, algorithm: i32) -> Result<Algorithm> {
+    Ok(match CryptoKeyVersionAlgorithm::try_from(algorithm) {
         Ok(CryptoKeyVersionAlgorithm::Unspecified) => Algorithm::Unspecified,
         Ok(CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption) => Algorithm::GoogleSymmetricEncryption,
         Ok(other) => Algorithm::Other(other.as_str_name().to_owned()),
-        Err(_) => return Err(Error::invalid_field("version_template.algorithm", "is not an algorithm")),
-    };
-    Ok(VersionTemplate { protection_level, algorithm })
+        Err(_) => return Err(Error::invalid_field(field, "is not an algorithm")),
+    })
 }
 
 pub(super) fn rotation_from(schedule: Option<RotationSchedule>) -> Result<Option<Duration>> {

@@ -7,7 +7,7 @@ use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, KeyRingName, Loc
 use claviger_core::{Caller, Error, Result};
 use claviger_crypto::SecretBytes;
 use claviger_kms::locations::LOCATIONS;
-use claviger_kms::model::{CryptoKeyUpdate, Page, PageRequest};
+use claviger_kms::model::{CryptoKeyUpdate, Page, PageRequest, VersionState};
 use claviger_kms::{DecryptRequest, EncryptRequest, KeyOrVersion, Kms};
 use claviger_proto::google::cloud::kms::v1 as pb;
 use claviger_proto::google::cloud::location as places;
@@ -15,11 +15,11 @@ use prost_types::{Any, FieldMask};
 
 use super::convert;
 
-fn page(size: i32, token: String, filter: String, order_by: String) -> PageRequest {
+pub(super) fn page(size: i32, token: String, filter: String, order_by: String) -> PageRequest {
     PageRequest { size, token, filter, order_by }
 }
 
-fn total<T>(page: &Page<T>) -> i32 {
+pub(super) fn total<T>(page: &Page<T>) -> i32 {
     i32::try_from(page.total).unwrap_or(i32::MAX)
 }
 
@@ -120,10 +120,15 @@ pub(super) async fn create_crypto_key_version(
     request: pb::CreateCryptoKeyVersionRequest,
 ) -> Result<pb::CryptoKeyVersion> {
     let parent = CryptoKeyName::parse(&request.parent)?;
-    if request.crypto_key_version.is_some_and(|version| version.external_protection_level_options.is_some()) {
+    let version = request.crypto_key_version.unwrap_or_default();
+    if version.external_protection_level_options.is_some() {
         return Err(Error::unimplemented("Versions with an external key are not built."));
     }
-    kms.create_version(caller, &parent).await.map(convert::version)
+    let state = match version.state {
+        0 => VersionState::Enabled,
+        state => convert::state_from(state)?,
+    };
+    kms.create_version_as(caller, &parent, state).await.map(convert::version)
 }
 
 pub(super) async fn update_crypto_key(

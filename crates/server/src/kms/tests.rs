@@ -1,7 +1,7 @@
 //! The adapters over a KMS in memory: what a client sends and what it gets.
 
 use claviger_core::{ManualClock, Timestamp};
-use claviger_crypto::SecretBytes;
+use claviger_crypto::{SecretBytes, wrapping};
 use claviger_kms::{KmsConfig, RootSecret};
 use object_store::memory::InMemory;
 use prost_types::FieldMask;
@@ -34,7 +34,9 @@ async fn api() -> KmsApi {
     let root = RootSecret::KeyFile(SecretBytes::new(vec![7; 32]));
     let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000_000)));
     let config = KmsConfig { root, ..KmsConfig::default() };
-    let api = KmsApi::new(Kms::open(config, Arc::new(InMemory::new()), clock).await.unwrap());
+    let kms = Kms::open(config, Arc::new(InMemory::new()), clock.clone()).await.unwrap();
+    let policies = crate::orgpolicy::open(&kms, clock).await.unwrap();
+    let api = KmsApi::new(kms, policies);
     let ring = pb::CreateKeyRingRequest { parent: PLACE.into(), key_ring_id: "r".into(), key_ring: None };
     let ring = api.create_key_ring(Request::new(ring)).await.unwrap().into_inner();
     assert_eq!((ring.name.as_str(), ring.create_time.unwrap().seconds), (RING, 1_700_000_000));
@@ -175,7 +177,7 @@ async fn unbuilt_keys_are_unimplemented_and_nonsense_is_invalid() {
     for (key, code) in [
         (pb::CryptoKey { purpose: CryptoKeyPurpose::Mac.into(), ..Default::default() }, Code::Unimplemented),
         (pb::CryptoKey { version_template: Some(hsm), ..symmetric() }, Code::Unimplemented),
-        (pb::CryptoKey { import_only: true, ..symmetric() }, Code::Unimplemented),
+        (pb::CryptoKey { import_only: true, ..symmetric() }, Code::InvalidArgument),
         (
             pb::CryptoKey { key_access_justifications_policy: Some(Default::default()), ..symmetric() },
             Code::Unimplemented,
@@ -206,6 +208,109 @@ async fn lists_have_pages_and_totals() {
     let versions = pb::ListCryptoKeyVersionsRequest { parent: KEY.into(), ..Default::default() };
     let versions = api.list_crypto_key_versions(Request::new(versions)).await.unwrap().into_inner();
     assert_eq!(versions.crypto_key_versions[0].name, VERSION);
+}
+
+#[tokio::test]
+async fn a_key_is_imported_through_a_job() {
+    use pb::import_job::{ImportJobState, ImportMethod};
+    let api = api().await;
+    let creation = |job: pb::ImportJob| {
+        Request::new(pb::CreateImportJobRequest {
+            parent: RING.into(),
+            import_job_id: "j".into(),
+            import_job: Some(job),
+        })
+    };
+    let software = pb::ProtectionLevel::Software.into();
+    let job = |method: ImportMethod| pb::ImportJob {
+        import_method: method.into(),
+        protection_level: software,
+        ..Default::default()
+    };
+    for (wrong, code) in [
+        (job(ImportMethod::Unspecified), Code::InvalidArgument),
+        (pb::ImportJob { import_method: 99, ..Default::default() }, Code::InvalidArgument),
+        (job(ImportMethod::HpkeKemXwingHkdfSha256Aes256Gcm), Code::Unimplemented),
+        (
+            pb::ImportJob { protection_level: 0, ..job(ImportMethod::RsaOaep3072Sha256) },
+            Code::InvalidArgument,
+        ),
+    ] {
+        assert_eq!(
+            api.create_import_job(creation(wrong.clone())).await.unwrap_err().code(),
+            code,
+            "{wrong:?}"
+        );
+    }
+    let made =
+        api.create_import_job(creation(job(ImportMethod::RsaOaep3072Sha256))).await.unwrap().into_inner();
+    assert_eq!((made.state(), made.public_key), (ImportJobState::PendingGeneration, None));
+    assert_eq!(made.expire_time.unwrap().seconds, 1_700_000_000 + 3 * 24 * 3600);
+    api.kms.generate_import_keys().await.unwrap();
+    let get = async |format: i32| {
+        let request = pb::GetImportJobRequest { name: made.name.clone(), public_key_format: format };
+        api.get_import_job(Request::new(request)).await.map(Response::into_inner)
+    };
+    let active = get(0).await.unwrap();
+    let pem = active.public_key.clone().unwrap().pem;
+    assert_eq!(
+        (active.state(), get(1).await.unwrap().public_key.unwrap().pem),
+        (ImportJobState::Active, pem.clone())
+    );
+    let der = get(2).await.unwrap().public_key.unwrap();
+    assert_eq!((der.pem.as_str(), der.data.as_ref()), ("", wrapping::public_der(&pem).unwrap().as_slice()));
+    for format in [3, 4, 99] {
+        assert_eq!(get(format).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let method = wrapping::Method::RsaOaep3072Sha256;
+    let wrapped = wrapping::wrap(method, &pem, &SecretBytes::new(vec![5; 32])).unwrap();
+    let request = pb::ImportCryptoKeyVersionRequest {
+        parent: KEY.into(),
+        algorithm: CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption.into(),
+        import_job: active.name.clone(),
+        wrapped_key: wrapped.clone().into(),
+        ..Default::default()
+    };
+    let import =
+        async |request| api.import_crypto_key_version(Request::new(request)).await.map(Response::into_inner);
+    let version = import(request.clone()).await.unwrap();
+    assert_eq!(
+        (version.state(), version.import_job.as_str()),
+        (CryptoKeyVersionState::Enabled, active.name.as_str())
+    );
+    assert!(version.import_time.is_some() && version.generate_time.is_none() && !version.reimport_eligible);
+    let older = pb::import_crypto_key_version_request::WrappedKeyMaterial::RsaAesWrappedKey(wrapped.into());
+    let both = pb::ImportCryptoKeyVersionRequest { wrapped_key_material: Some(older), ..request.clone() };
+    assert_eq!(import(both.clone()).await.unwrap_err().code(), Code::InvalidArgument);
+    let older = pb::ImportCryptoKeyVersionRequest { wrapped_key: "".into(), ..both };
+    assert_eq!(import(older).await.unwrap().state(), CryptoKeyVersionState::Enabled);
+    let failed = pb::ImportCryptoKeyVersionRequest { wrapped_key: "x".into(), ..request.clone() };
+    let failed = import(failed).await.unwrap();
+    assert_eq!(
+        (failed.state(), failed.import_failure_reason.as_str(), failed.reimport_eligible),
+        (CryptoKeyVersionState::ImportFailed, "Wrapped key has invalid length", true)
+    );
+    let trusted = pb::ImportCryptoKeyVersionRequest { trusted_wrapping_enabled: true, ..request };
+    assert_eq!(import(trusted).await.unwrap_err().code(), Code::Unimplemented);
+    let list = pb::ListImportJobsRequest { parent: RING.into(), ..Default::default() };
+    let listed = api.list_import_jobs(Request::new(list)).await.unwrap().into_inner();
+    assert_eq!((listed.import_jobs, listed.total_size), (vec![active], 1));
+}
+
+#[tokio::test]
+async fn a_version_is_created_enabled_or_disabled() {
+    let api = api().await;
+    let create = async |state: i32| {
+        let version = pb::CryptoKeyVersion { state, ..Default::default() };
+        let request =
+            pb::CreateCryptoKeyVersionRequest { parent: KEY.into(), crypto_key_version: Some(version) };
+        api.create_crypto_key_version(Request::new(request)).await.map(|reply| reply.into_inner().state())
+    };
+    assert_eq!(create(0).await.unwrap(), CryptoKeyVersionState::Enabled);
+    assert_eq!(create(2).await.unwrap(), CryptoKeyVersionState::Disabled);
+    for state in [3, 5, 99] {
+        assert_eq!(create(state).await.unwrap_err().code(), Code::InvalidArgument, "{state}");
+    }
 }
 
 #[tokio::test]

@@ -100,6 +100,14 @@ impl From<Error> for Failure {
                 failure.location = Some(("header", "If-Match".to_owned()));
                 failure
             }
+            // Violations of organization policies; what was asked for names no condition, but this is what is sent.
+            (ErrorKind::FailedPrecondition, kind) if kind.starts_with("constraints/") => {
+                let message = format!("Request violates constraint '{kind}'. {message}");
+                let mut failure =
+                    Self::new(StatusCode::PRECONDITION_FAILED, reasons::CONDITION_NOT_MET, message);
+                failure.location = Some(("header", "If-Match".to_owned()));
+                failure
+            }
             (_, reasons::NOT_MODIFIED) => Self::new(StatusCode::NOT_MODIFIED, &violation, message),
             (_, reasons::NOT_EMPTY) => Self::new(StatusCode::CONFLICT, &violation, message),
             (_, reasons::UPLOAD_GONE) => Self::new(StatusCode::GONE, &violation, message),

@@ -150,3 +150,88 @@ async fn the_kms_goes_on_after_a_disk_that_failed_for_a_while() {
         assert_eq!(world.materials().await, versions, "{allowed}");
     }
 }
+
+/// What the work of [`import_work`] has come to, and what it may have come to besides.
+#[derive(Debug)]
+struct Imported {
+    state: Option<VersionState>,
+    unsure: Option<VersionState>,
+    sealed: Option<Vec<u8>>,
+}
+
+/// An import, a destruction and an import of the same material again, until one fails.
+async fn import_work(world: &World, job: &ImportJob, done: &mut Imported) -> Result<()> {
+    use VersionState::{DestroyScheduled, Destroyed, Enabled};
+    for state in [Enabled, DestroyScheduled, Destroyed, Enabled] {
+        done.unsure = Some(state);
+        match state {
+            DestroyScheduled => drop(world.destroy(2).await?),
+            Destroyed => {
+                world.clock.advance(2 * DAY);
+                world.kms.tick().await?;
+            }
+            _ => drop(world.import(job, &[5; 32], done.state.map(|_| 2)).await?),
+        }
+        done.state = Some(state);
+        if done.sealed.is_none() {
+            world.kms.update_primary_version(&admin(), &key(), "2").await?;
+            done.sealed = Some(world.encrypt("text").await?);
+        }
+    }
+    done.unsure = None;
+    world.clock.advance(DAY);
+    world.kms.tick().await?;
+    world.kms.close().await
+}
+
+async fn check_import(world: &World, job: &ImportJob, done: &Imported, at: &str) {
+    let page = crate::model::PageRequest::default();
+    let versions = world.kms.list_versions(&admin(), &key(), &page).unwrap().items;
+    let found = versions.get(1).map(|version| version.state);
+    assert!(found == done.state || found == done.unsure, "{at}: {found:?}, {done:?}");
+    let job = world.kms.get_import_job(&admin(), &job.name).unwrap();
+    let held = versions.iter().filter(|version| version.state != VersionState::Destroyed).count();
+    assert_eq!(
+        world.materials().await,
+        held + usize::from(job.public_key.is_some()),
+        "{at}: orphaned material"
+    );
+    for version in versions.iter().filter(|version| version.state != VersionState::Destroyed) {
+        let loaded = world.kms.inner.material.load(version.material).await;
+        assert!(loaded.is_ok(), "{at}: {} has no material", version.name);
+    }
+    if let Some(sealed) = &done.sealed {
+        let opens = world.decrypt(sealed).await.is_ok();
+        assert_eq!(opens, found == Some(VersionState::Enabled), "{at}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_change_is_the_last_one_an_import_is_whole_or_not_there() {
+    let disk = Arc::new(InMemory::new());
+    let world = World::on(disk.clone(), Arc::new(ManualClock::at(START))).await.unwrap();
+    world.kms.create_key_ring(&admin(), &location(), "r").await.unwrap();
+    let new = NewCryptoKey { destroy_scheduled_duration: Some(2 * DAY), ..NewCryptoKey::symmetric() };
+    world.kms.create_crypto_key(&admin(), &ring(), "k", new).await.unwrap();
+    let job = world.job("j", Method::RsaOaep3072Sha256).await;
+    world.kms.close().await.unwrap();
+    for applied in [false, true] {
+        for change in 0.. {
+            assert!(change < 500, "the work never ends");
+            let at = format!("change {change}, applied {applied}");
+            let (copy, clock) = (Arc::new(disk.fork()), Arc::new(ManualClock::at(START)));
+            let failing = Arc::new(Failing::after(copy.clone(), change, applied));
+            let mut done = Imported { state: None, unsure: None, sealed: None };
+            let worked = match World::on(failing.clone(), clock.clone()).await {
+                Ok(world) => import_work(&world, &job, &mut done).await.is_ok(),
+                Err(_) => false,
+            };
+            let world = World::on(copy, clock).await.unwrap_or_else(|e| panic!("{at}: does not open: {e:?}"));
+            check_import(&world, &job, &done, &at).await;
+            if worked && !failing.has_failed() {
+                assert!(change > 10, "{change} changes are too few for this work");
+                break;
+            }
+        }
+    }
+}

@@ -50,17 +50,130 @@ async fn versions_are_listed_by_number() {
 #[tokio::test]
 async fn what_a_list_cannot_do_is_refused() {
     let world = World::with_key().await;
-    let list = |page| world.kms.list_key_rings(&admin(), &location(), &page).unwrap_err().kind();
-    assert_eq!(list(page(-1, "")), ErrorKind::InvalidArgument);
-    assert_eq!(list(page(0, "nonsense!")), ErrorKind::InvalidArgument);
-    assert_eq!(list(page(0, "bm9uZQ")), ErrorKind::InvalidArgument);
-    let filtered = PageRequest { filter: "name:x".into(), ..PageRequest::default() };
-    assert_eq!(list(filtered), ErrorKind::Unimplemented);
-    let ordered = PageRequest { order_by: "create_time".into(), ..PageRequest::default() };
-    assert_eq!(list(ordered), ErrorKind::Unimplemented);
+    let list = |page| world.kms.list_key_rings(&admin(), &location(), &page).unwrap_err();
+    for token in ["nonsense!", "bm9uZQ", "AAAAAG5vbmU"] {
+        let error = list(page(0, token));
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert_eq!(error.fields()[0].field, "page_token", "{token}");
+    }
+    assert_eq!(list(page(-1, "")).fields()[0].field, "page_size");
+    let filtered = PageRequest { filter: "state=ENABLED".into(), ..PageRequest::default() };
+    let error = list(filtered);
+    assert!(error.message().contains("no field 'state'"), "{error}");
+    for (order, part) in [
+        ("size", "no field 'size'"),
+        ("name up", "'name up' is not"),
+        ("name desc desc", "is not"),
+        ("name,", "a field is missing"),
+        ("name,name,name,name,name,name,name,name,name", "at most 8"),
+    ] {
+        let error = list(PageRequest { order_by: order.into(), ..PageRequest::default() });
+        assert_eq!(error.fields()[0].field, "order_by");
+        assert!(error.message().contains(part), "{order}: {error}");
+    }
     let missing = KeyRingName::new("p1", "us-east1", "none").unwrap();
     let error = world.kms.list_crypto_keys(&admin(), &missing, &page(0, "")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+/// Ten versions: those whose numbers three divides are disabled, and the fifth is destroyed.
+async fn ten_versions() -> World {
+    let world = World::with_key().await;
+    for number in 2..=10_u64 {
+        world.clock.advance(Duration::from_secs(60));
+        world.kms.create_version(&admin(), &key()).await.unwrap();
+        if number % 3 == 0 {
+            world.set_state(number, VersionState::Disabled).await.unwrap();
+        }
+    }
+    world.destroy(5).await.unwrap();
+    world
+}
+
+fn numbers(world: &World, filter: &str, order: &str, size: i32) -> Vec<u64> {
+    let (mut token, mut numbers, mut totals) = (String::new(), Vec::new(), Vec::new());
+    loop {
+        let request = PageRequest { size, token, filter: filter.into(), order_by: order.into() };
+        let page = world.kms.list_versions(&admin(), &key(), &request).unwrap();
+        numbers.extend(page.items.iter().map(|version| version.number));
+        totals.push(page.total);
+        token = page.next_token;
+        if token.is_empty() {
+            assert!(totals.iter().all(|total| *total == numbers.len()), "{totals:?} {numbers:?}");
+            return numbers;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_filter_leaves_what_it_accepts_on_pages_of_any_size() {
+    let world = ten_versions().await;
+    for size in [0, 1, 2, 3, 10] {
+        assert_eq!(numbers(&world, "state=DISABLED", "", size), [3, 6, 9], "{size}");
+        assert_eq!(numbers(&world, "state!=DISABLED AND NOT state:scheduled", "", size), [1, 2, 4, 7, 8, 10]);
+        assert_eq!(numbers(&world, "name=7 OR name=3", "", size), [3, 7]);
+        assert_eq!(numbers(&world, "destroyTime:*", "", size), [5]);
+        assert_eq!(numbers(&world, "create_time>\"2023-11-14T22:19:20Z\"", "", size), [8, 9, 10]);
+        assert_eq!(numbers(&world, "state=IMPORT_FAILED", "", size), [0; 0]);
+    }
+}
+
+#[tokio::test]
+async fn lists_come_in_the_order_that_is_asked_for() {
+    let world = ten_versions().await;
+    for size in [0, 3] {
+        assert_eq!(numbers(&world, "", "name desc", size), [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(numbers(&world, "", "create_time", size), (1..=10).collect::<Vec<_>>());
+        assert_eq!(numbers(&world, "", "state, name desc", size), [5, 9, 6, 3, 10, 8, 7, 4, 2, 1]);
+        assert_eq!(numbers(&world, "state=DISABLED", "name desc", size), [9, 6, 3]);
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_its_own_list_only_and_outlives_changes() {
+    let world = ten_versions().await;
+    let request = PageRequest { size: 2, filter: "state=DISABLED".into(), ..PageRequest::default() };
+    let first = world.kms.list_versions(&admin(), &key(), &request).unwrap();
+    let token = first.next_token;
+    for other in [
+        PageRequest { token: token.clone(), ..PageRequest::default() },
+        PageRequest { token: token.clone(), filter: "state=ENABLED".into(), ..PageRequest::default() },
+        PageRequest { token: token.clone(), order_by: "name".into(), ..request.clone() },
+    ] {
+        assert!(world.kms.list_versions(&admin(), &key(), &other).is_err(), "{other:?}");
+    }
+    // The item that the page ended with no longer fits the filter.
+    world.set_state(6, VersionState::Enabled).await.unwrap();
+    let rest = world.kms.list_versions(&admin(), &key(), &PageRequest { token, ..request }).unwrap();
+    assert_eq!(rest.items.iter().map(|version| version.number).collect::<Vec<_>>(), [9]);
+}
+
+#[tokio::test]
+async fn keys_are_found_by_labels_schedule_and_primary_version() {
+    let world = World::with_key().await;
+    let labels = BTreeMap::from([("team".to_owned(), "owls".to_owned())]);
+    let new = NewCryptoKey {
+        labels,
+        rotation_period: Some(2 * DAY),
+        next_rotation_time: Some(START.plus(DAY)),
+        ..NewCryptoKey::symmetric()
+    };
+    world.kms.create_crypto_key(&admin(), &ring(), "rotating", new).await.unwrap();
+    let bare = NewCryptoKey { skip_initial_version: true, ..NewCryptoKey::symmetric() };
+    world.kms.create_crypto_key(&admin(), &ring(), "bare", bare).await.unwrap();
+    let found = |filter: &str| {
+        let request = PageRequest { filter: filter.into(), ..PageRequest::default() };
+        let page = world.kms.list_crypto_keys(&admin(), &ring(), &request).unwrap();
+        page.items.iter().map(|view| view.key.name.crypto_key().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(found("labels.team=owls"), ["rotating"]);
+    assert_eq!(found("NOT labels.team:*"), ["bare", "k"]);
+    assert_eq!(found("rotation_period>86400s"), ["rotating"]);
+    assert_eq!(found("nextRotationTime<2023-11-16T00:00:00Z"), ["rotating"]);
+    assert_eq!(found("primary.state=ENABLED"), ["k", "rotating"]);
+    assert_eq!(found("-primary.name:*"), ["bare"]);
+    assert_eq!(found("name:ROTAT OR name=bare"), ["bare", "rotating"]);
+    assert_eq!(found("purpose=ENCRYPT_DECRYPT import_only=false").len(), 3);
 }
 
 #[tokio::test]

@@ -90,6 +90,47 @@ async fn a_due_rotation_makes_a_new_primary_and_moves_the_schedule_on() {
 }
 
 #[tokio::test]
+async fn rotations_that_were_missed_while_the_server_was_down_are_made_up_for_by_one() {
+    let world = scheduled(DAY, START.plus(DAY)).await;
+    world.clock.advance(10 * DAY + Duration::from_secs(5));
+    let world = world.restarted().await;
+    assert_eq!(world.kms.tick().await.unwrap(), Some(START.plus(11 * DAY)));
+    let view = world.view();
+    assert_eq!((view.primary.unwrap().number, view.key.next_version), (2, 3));
+    assert_eq!(world.kms.tick().await.unwrap(), Some(START.plus(11 * DAY)));
+    assert_eq!(world.view().key.next_version, 3);
+}
+
+#[tokio::test]
+async fn a_changed_schedule_holds_from_then_on() {
+    let world = scheduled(DAY, START.plus(DAY)).await;
+    let update = CryptoKeyUpdate {
+        rotation_period: Some(Some(3 * DAY)),
+        next_rotation_time: Some(Some(START.plus(2 * DAY))),
+        ..CryptoKeyUpdate::default()
+    };
+    world.kms.update_crypto_key(&admin(), &key(), update).await.unwrap();
+    world.clock.advance(DAY);
+    assert_eq!(world.kms.tick().await.unwrap(), Some(START.plus(2 * DAY)));
+    assert_eq!(world.view().primary.unwrap().number, 1);
+    world.clock.advance(DAY);
+    assert_eq!(world.kms.tick().await.unwrap(), Some(START.plus(5 * DAY)));
+    assert_eq!(world.view().primary.unwrap().number, 2);
+}
+
+#[tokio::test]
+async fn without_a_period_a_key_rotates_once() {
+    let world = World::with_key().await;
+    let next_rotation_time = Some(Some(START.plus(DAY)));
+    let update = CryptoKeyUpdate { next_rotation_time, ..CryptoKeyUpdate::default() };
+    world.kms.update_crypto_key(&admin(), &key(), update).await.unwrap();
+    world.clock.advance(40 * DAY);
+    assert_eq!(world.kms.tick().await.unwrap(), None);
+    let view = world.view();
+    assert_eq!((view.primary.unwrap().number, view.key.next_rotation_time), (2, None));
+}
+
+#[tokio::test]
 async fn a_rotation_gives_no_access_back_that_was_taken_away() {
     let world = scheduled(DAY, START.plus(DAY)).await;
     world.set_state(1, VersionState::Disabled).await.unwrap();
@@ -97,6 +138,10 @@ async fn a_rotation_gives_no_access_back_that_was_taken_away() {
     assert_eq!(world.kms.tick().await.unwrap(), Some(START.plus(2 * DAY)));
     assert_eq!(world.view().primary.unwrap().number, 1);
     assert!(world.encrypt("x").await.is_err());
+    let log = world.audited().await;
+    let skipped = log.iter().find(|entry| entry.principal == agents::KMS_AGENT).unwrap();
+    assert_eq!((skipped.method.as_str(), skipped.is_ok()), ("CreateCryptoKeyVersion", false));
+    assert!(skipped.message.contains("is not enabled"), "{}", skipped.message);
 }
 
 #[tokio::test]
