@@ -18,6 +18,9 @@ use crate::python::Python;
 use crate::report;
 use crate::workspace::{Binaries, Workspace};
 
+/// Characters of a failed test's line in the list at the end.
+const MOST_NAME: usize = 200;
+
 /// What a suite found.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -31,6 +34,8 @@ pub(crate) struct Tally {
     pub(crate) skipped_count: u64,
     /// What failed as it was known to, each with the reason. They count as not run.
     pub(crate) expected: Vec<String>,
+    /// The failed tests by name, where the suite tells.
+    pub(crate) broken: Vec<String>,
     /// The words of the failures.
     pub(crate) words: String,
 }
@@ -57,6 +62,7 @@ impl Tally {
         self.skipped_count += other.skipped_count;
         self.skipped.extend(other.skipped);
         self.expected.extend(other.expected);
+        self.broken.extend(other.broken);
         if !other.words.is_empty() {
             self.words.push_str(&other.words);
             self.words.push('\n');
@@ -167,9 +173,17 @@ pub(crate) fn run(names: &[String]) -> Result<bool> {
         if !tally.words.is_empty() {
             println!("{}", indent(&tally.words));
         }
-        total.add(Tally { words: String::new(), ..tally });
+        if tally.failed > 0 && tally.broken.is_empty() {
+            total.broken.push(format!("{name}: see above"));
+        }
+        let broken = tally.broken.iter().map(|test| format!("{name}: {test}")).collect();
+        total.add(Tally { words: String::new(), broken, ..tally });
     }
     println!();
+    for test in &total.broken {
+        // One line each: whoever reads only the end of a long log must find the names there.
+        println!("failed: {}", test.chars().take(MOST_NAME).collect::<String>());
+    }
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped_count);
     Ok(total.failed == 0)
 }

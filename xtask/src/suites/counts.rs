@@ -8,6 +8,9 @@ use crate::process::Finished;
 /// Ignored tests that say this in their reason are run by a suite of their own and not counted as skipped.
 const OWN_SUITE: &str = "cargo xtask test";
 
+/// Lines that are shown of what failed tests printed.
+const MOST_COMPLAINTS: usize = 120;
+
 /// The tally of a `cargo test` run.
 pub(super) fn cargo_test(done: &Finished) -> Tally {
     let mut tally = Tally::default();
@@ -15,6 +18,10 @@ pub(super) fn cargo_test(done: &Finished) -> Tally {
         if let Some(rest) = line.strip_prefix("test result: ") {
             tally.passed += number_before(rest, " passed");
             tally.failed += number_before(rest, " failed");
+        } else if let Some(name) =
+            line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            tally.broken.push(name.to_owned());
         } else if let Some((name, reason)) = ignored(line)
             && !reason.contains(OWN_SUITE)
         {
@@ -48,6 +55,8 @@ pub(super) fn pytest(done: &Finished) -> Tally {
             tally.skipped.push(reason.to_owned());
         } else if let Some(case) = line.strip_prefix("XFAIL ") {
             tally.expected.push(case.rsplit_once("::").map_or(case, |(_, name)| name).to_owned());
+        } else if let Some(case) = line.strip_prefix("FAILED ").or_else(|| line.strip_prefix("ERROR ")) {
+            tally.broken.push(case.to_owned());
         }
     }
     close(tally, done)
@@ -64,9 +73,26 @@ fn close(mut tally: Tally, done: &Finished) -> Tally {
         tally.failed = 1;
     }
     if tally.failed > 0 {
-        tally.words = done.tail(60);
+        tally.words = complaints(&done.text).unwrap_or_else(|| done.tail(60));
     }
     tally
+}
+
+/// What the failed tests of `cargo test` printed: its own last lines are of the test binaries that ran last.
+fn complaints(text: &str) -> Option<String> {
+    let mut kept = Vec::new();
+    let mut within = false;
+    for line in text.lines() {
+        if line.starts_with("---- ") && line.ends_with(" ----") {
+            within = true;
+        } else if line == "failures:" || line.starts_with("test result: ") {
+            within = false;
+        }
+        if (within || line.starts_with("error")) && kept.len() < MOST_COMPLAINTS {
+            kept.push(line);
+        }
+    }
+    (!kept.is_empty()).then(|| kept.join("\n"))
 }
 
 fn ignored(line: &str) -> Option<(&str, &str)> {
@@ -99,6 +125,19 @@ mod tests {
         let tally = cargo_test(&done(false, text));
         assert_eq!((tally.passed, tally.failed, tally.skipped_count), (15, 2, 1));
         assert_eq!(tally.skipped, ["b: needs a token"]);
+    }
+
+    #[test]
+    fn a_test_that_failed_is_named_with_its_words_whatever_ran_after_it() {
+        let text = "test a::b ... FAILED\n\nfailures:\n\n---- a::b stdout ----\nthread 'a::b' panicked at x.rs:1:1:\n\
+            left is not right\n\nfailures:\n    a::b\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n\
+            running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored\n";
+        let tally = cargo_test(&done(false, text));
+        assert_eq!(tally.broken, ["a::b"]);
+        assert!(tally.words.contains("left is not right"), "{}", tally.words);
+        assert!(!tally.words.contains("running 0 tests"), "{}", tally.words);
+        let tally = pytest(&done(false, "FAILED a.py::test_x - AssertionError\n1 failed in 3.21s\n"));
+        assert_eq!(tally.broken, ["a.py::test_x - AssertionError"]);
     }
 
     #[test]

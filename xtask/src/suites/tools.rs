@@ -41,7 +41,7 @@ fn pytest(bench: &Bench, watch: &Watch, name: &str) -> Result<Tally> {
     }
     let mut command = bench.python(watch)?.command();
     command.env("CLAVIGER_BIN", &bench.binaries(watch)?.claviger);
-    command.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--tb=short", "--color=no"]);
+    command.args(["-m", "pytest", "-q", "-rsfE", "-p", "no:cacheprovider", "--tb=short", "--color=no"]);
     // Tests of pipelines have an environment and suites of their own.
     command.arg(&folder).arg("--ignore=python/beam").current_dir(&clients);
     let done = process::run(command, &bench.workspace.log(name), watch)?;

@@ -34,7 +34,7 @@ impl Hash {
         Self(sha256(&[]))
     }
 
-    /// Reads base64, as [`Hash`] displays itself.
+    /// Reads base64, as [`struct@Hash`] displays itself.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         BASE64.decode(text).ok()?.try_into().ok().map(Self)
