@@ -179,6 +179,8 @@ fn start_log() -> Result<(), Failure> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would say so on standard error, and panic when that fails as well: on a full disk, most often.
+        .log_internal_errors(false)
         .try_init()
         .map_err(|error| Failure::local(format!("cannot log: {error}")))
 }

@@ -15,6 +15,7 @@ mod varint;
 
 pub use error::{Change, Tamper, from_store, is_no_space, lock_error, tamper};
 pub use local::{LocalStore, Uncached};
+pub use parts::Writing;
 pub use records::{RecordBatch, Records};
 pub use scope::{FixedKey, KeyId, ScopeId, ScopeKey, ScopeKeys};
 pub use store::{SealedOptions, SealedStore};

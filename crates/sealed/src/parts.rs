@@ -24,12 +24,15 @@ fn pool() -> MutexGuard<'static, Pool> {
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Held by who writes a long object: while somebody holds one, buffers are kept.
+/// Held by who writes a long object, or many of them: while somebody holds one, the buffers of parts are kept for
+/// the next.
 #[derive(Debug)]
-pub(crate) struct Writing(());
+pub struct Writing(());
 
 impl Writing {
-    pub(crate) fn begin() -> Self {
+    /// Buffers are kept from now on.
+    #[must_use]
+    pub fn begin() -> Self {
         pool().writers += 1;
         Self(())
     }

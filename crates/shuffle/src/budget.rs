@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use claviger_core::{Error, Result};
+use claviger_sealed::Writing;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -43,6 +44,8 @@ pub struct Budget {
     /// Memory that was used and will be again; goes when there is pressure, or nothing in use.
     spares: Mutex<Vec<Vec<u8>>>,
     spare_bytes: AtomicUsize,
+    /// Keeps the buffers in which runs are sealed, from the first that is stored until nothing is in use.
+    writing: Mutex<Option<Writing>>,
     /// One at a time makes room; those who wait meanwhile do not add to the pressure.
     relieving: tokio::sync::Mutex<()>,
     /// Who holds one only writes to a store and waits for nobody else.
@@ -69,6 +72,7 @@ impl Budget {
             holders: Mutex::new(Vec::new()),
             spares: Mutex::new(Vec::new()),
             spare_bytes: AtomicUsize::new(0),
+            writing: Mutex::new(None),
             relieving: tokio::sync::Mutex::new(()),
             storing: tokio::sync::Semaphore::new(MAX_STORING),
         })
@@ -158,6 +162,9 @@ impl Budget {
 
     /// Waits for the turn to store a run.
     pub(crate) async fn turn_to_store(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        if self.used() > 0 {
+            lock(&self.writing).get_or_insert_with(Writing::begin);
+        }
         self.storing.acquire().await.ok()
     }
 
@@ -244,6 +251,7 @@ impl Grant {
             let less = self.bytes - bytes;
             if self.budget.used.fetch_sub(less, Ordering::Relaxed) == less {
                 self.budget.drop_spares();
+                lock(&self.budget.writing).take();
             }
         }
         self.bytes = bytes;

@@ -30,7 +30,11 @@ pub(super) fn cargo_test(done: &Finished) -> Tally {
             tally.skipped.push(format!("{name}: {reason}"));
         }
     }
-    close(tally, done)
+    let mut tally = close(tally, done);
+    if let Some(said) = complaints(&done.text).filter(|_| tally.failed > 0) {
+        tally.words = said;
+    }
+    tally
 }
 
 /// The tally of a `pytest -q -rsx` run.
@@ -73,7 +77,7 @@ fn close(mut tally: Tally, done: &Finished) -> Tally {
         tally.failed = 1;
     }
     if tally.failed > 0 {
-        tally.words = complaints(&done.text).unwrap_or_else(|| done.tail(60));
+        tally.words = done.tail(60);
     }
     tally
 }

@@ -15,6 +15,9 @@ use crate::trigger::Firing;
 use crate::window::IntervalWindow;
 use crate::{time, wire};
 
+/// The least room that values get at once, once what is there is full.
+const STEP: usize = 64 * 1024;
+
 /// Groups the records of a key, and then of the next.
 pub struct KeyGroup<'g> {
     group: &'g GroupByKey,
@@ -175,6 +178,10 @@ impl<'g> KeyGroup<'g> {
         self.count += 1;
         if self.out.len() - self.finished + value.len() > self.group.max_group_bytes {
             return Err(self.too_large());
+        }
+        if self.out.capacity() - self.out.len() < value.len() {
+            // In steps: a group that doubles its room time and again is copied as often.
+            self.out.reserve(value.len().max(STEP));
         }
         self.out.put_slice(value);
         Ok(())

@@ -64,3 +64,28 @@ fn it_is_configured_by_variables_says_it_is_ready_and_ends_with_0_on_an_interrup
     stdout.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "", "the ready line is all there is on standard output");
 }
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut child = claviger()
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(folder.path().join("data"))
+        .env("CLAVIGER_LOG", "debug")
+        .stdout(Stdio::piped())
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let endpoint = line.trim().strip_prefix("claviger ready ").expect("a server that is ready");
+    let asked = claviger()
+        .args(["kms", "keyrings", "create", "r", "--location", "us-east1", "--endpoint", endpoint])
+        .args(["--project", "p-log"])
+        .output()
+        .unwrap();
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

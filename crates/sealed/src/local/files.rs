@@ -4,9 +4,10 @@
 //! before. A reader that opened it just before does not put it back (`epoch`).
 
 use std::fs::{File, Metadata};
+use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use chrono::{DateTime, Utc};
 use lru::LruCache;
 use object_store::path::Path;
 use object_store::{Error, ObjectMeta, Result};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 use super::disk_error;
 use super::open::Disk;
@@ -41,8 +44,17 @@ impl CachedFile {
 
     pub(super) fn read(&self, location: &Path, range: Range<u64>) -> Result<Bytes> {
         let len = usize::try_from(range.end - range.start).map_err(|e| permanent("local", e))?;
-        let mut bytes = vec![0; len];
-        self.file.read_exact_at(&mut bytes, range.start).map_err(disk_error(location))?;
+        // Filled as it is: clearing what the disk overwrites costs about as much as reading it.
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = range.start + bytes.len() as u64;
+            match rustix::io::pread(&self.file, spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(disk_error(location)(ErrorKind::UnexpectedEof.into())),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(disk_error(location)(error.into())),
+            }
+        }
+        bytes.truncate(len);
         Ok(bytes.into())
     }
 }
@@ -135,7 +147,7 @@ impl Disk {
         let file = match File::open(self.path(location)?) {
             Ok(file) => file,
             // A part of the path is an object itself, so there is nothing below it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            Err(error) if error.kind() == ErrorKind::NotADirectory => {
                 return Err(not_found(error.into()));
             }
             Err(error) => return Err(disk_error(location)(error)),
