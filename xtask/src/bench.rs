@@ -4,6 +4,7 @@
 //! installed is named as missing, and its ratios are left out rather than guessed.
 
 mod dataflow;
+mod kms;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use crate::server::{Folders, Server};
 use crate::workspace::{Binaries, Workspace};
 
 /// All benchmarks, in the order in which they run.
-const NAMES: [&str; 4] = ["ready", "load", "engine", "dataflow"];
+const NAMES: [&str; 5] = ["ready", "load", "engine", "kms", "dataflow"];
 
 /// The emulator's place inside the Google Cloud CLI.
 const EMULATOR: &str = "platform/bigtable-emulator/cbtemulator";
@@ -84,6 +85,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         let result = match name {
             "ready" => ready(&workspace, &binaries, options)?,
             "load" => load(&workspace, &binaries, options)?,
+            "kms" => kms::run(&workspace, &binaries, options.quick)?,
             "dataflow" => dataflow::run(&workspace, &binaries, options.quick)?,
             _ => engine(&workspace, &binaries, options)?,
         };

@@ -21,6 +21,9 @@ const CLIENTS: Wanted =
 /// Apache Beam, and the clients that tests of pipelines use.
 const BEAM: Wanted = ("beam-venv", &["clients/python/beam/requirements.txt"]);
 
+/// Peers of benchmarks.
+const BENCH: Wanted = ("bench-venv", &["clients/python/bench/requirements.txt"]);
+
 /// Names the data set and its hash, so that pip refuses other bytes.
 const DATA_SET: &str = "clients/python/demo/dataset.txt";
 
@@ -49,6 +52,14 @@ impl Python {
     /// As [`Self::prepare`].
     pub(crate) fn prepare_beam(workspace: &Workspace, watch: &Watch) -> Result<Self> {
         Self::make(BEAM, workspace, watch)
+    }
+
+    /// Makes the environment with the peers of benchmarks, or takes the one that is there.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub(crate) fn prepare_bench(workspace: &Workspace, watch: &Watch) -> Result<Self> {
+        Self::make(BENCH, workspace, watch)
     }
 
     fn make((folder, files): Wanted, workspace: &Workspace, watch: &Watch) -> Result<Self> {

@@ -42,6 +42,7 @@ PLAIN_MODULES = [
 ]
 
 TYPE_MODULES = [
+    "google.cloud.kms_v1.types.ekm_service",
     "google.cloud.kms_v1.types.resources",
     "google.cloud.kms_v1.types.service",
     "google.cloud.logging_v2.types.log_entry",
@@ -74,6 +75,7 @@ TYPE_MODULES = [
 # Where the services are: their transports, and the class names there.
 SERVICES = [
     ("google.cloud.kms_v1.services.key_management_service.transports", "KeyManagementService"),
+    ("google.cloud.kms_v1.services.ekm_service.transports", "EkmService"),
     ("google.cloud.logging_v2.services.logging_service_v2.transports", "LoggingServiceV2"),
     ("google.cloud.orgpolicy_v2.services.org_policy.transports", "OrgPolicy"),
     ("google.cloud.resourcemanager_v3.services.projects.transports", "Projects"),

@@ -1,5 +1,6 @@
 //! `claviger-bench`: the load generator that drives any Bigtable endpoint, its limit, the cost of sealing, the
-//! time to be ready, the crash harness, and what pipelines cost: the shuffle alone, and all but the SDK.
+//! rate of a KMS, the time to be ready, the crash harness, and what pipelines cost: the shuffle alone, and all but
+//! the SDK.
 //!
 //! Invariant: an answer is checked before it is counted; a wrong one fails the run. `cargo xtask bench` and
 //! `cargo xtask test crash` run these commands with the peers beside them.
@@ -9,6 +10,7 @@
 
 mod constant;
 mod crash;
+mod encrypt;
 mod engine;
 mod failure;
 mod harness;
@@ -43,6 +45,10 @@ enum Command {
     Constant(constant::Options),
     /// Measures the storage engine with and without sealing
     Engine(engine::Options),
+    /// Drives Encrypt of 1 KiB on a KMS and measures rates, latencies and the server's CPU
+    Encrypt(encrypt::Options),
+    /// Answers Encrypt with what it gets: the limit of gRPC on this machine
+    EncryptEcho(encrypt::EchoOptions),
     /// Kills a server at random moments and looks for what it had acknowledged
     Crash(crash::Options),
     /// Measures the time from the start of a server to its ready line
@@ -63,6 +69,8 @@ fn main() -> ExitCode {
         Command::Load(options) => load::run(&options),
         Command::Constant(options) => constant::run(&options),
         Command::Engine(options) => engine::run(&options),
+        Command::Encrypt(options) => encrypt::run(&options),
+        Command::EncryptEcho(options) => encrypt::echo(&options),
         Command::Crash(options) => crash::run(&options),
         Command::Ready(options) => ready::run(&options),
         Command::Shuffle(options) => shuffle::run(&options),

@@ -66,6 +66,14 @@ pub trait KeyDirectory: Send + Sync {
     /// The key service's refusal.
     async fn try_key(&self, caller: &Caller, key: &CryptoKeyName) -> Result<()>;
 
+    /// Whether an external key manager keeps a key. Where there are none, none is.
+    ///
+    /// # Errors
+    /// The key service's refusal.
+    async fn is_external(&self, _key: &CryptoKeyName) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Whether the policies of a project let something new be under a key, or under none of the customer's.
     /// `operation` names what makes it. Where nobody keeps policies, all is let.
     ///

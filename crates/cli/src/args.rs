@@ -26,6 +26,7 @@ Examples:
   claviger audit verify --checkpoint held.txt --key VKEY
   claviger billing report --forecast
   claviger org-policies set-policy policy.yaml
+  claviger seal add passphrase
   eval \"$(claviger env)\"      for gcloud, cbt and Google's libraries
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
@@ -89,6 +90,14 @@ pub(crate) enum Command {
     /// The audit log as evidence: checkpoints, copies, proofs, and their checks
     #[command(subcommand)]
     Audit(crate::audit::Command),
+    /// What opens the server's keys: passphrases, key files, shares, keys elsewhere
+    #[command(subcommand)]
+    Seal(crate::seal::Command),
+    /// Open the keys of a server that started sealed
+    Unseal(crate::seal::Unseal),
+    /// External keys: a key manager to keep them in, and its switches
+    #[command(subcommand)]
+    Ekm(crate::ekm::Command),
     /// Print a script that completes commands in a shell
     Completions {
         /// The shell

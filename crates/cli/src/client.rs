@@ -9,6 +9,7 @@ use claviger_beam_proto::job_management::job_service_client::JobServiceClient;
 use claviger_proto::google::bigtable::admin::v2::bigtable_instance_admin_client::BigtableInstanceAdminClient;
 use claviger_proto::google::bigtable::admin::v2::bigtable_table_admin_client::BigtableTableAdminClient;
 use claviger_proto::google::bigtable::v2::bigtable_client::BigtableClient;
+use claviger_proto::google::cloud::kms::v1::ekm_service_client::EkmServiceClient;
 use claviger_proto::google::cloud::kms::v1::key_management_service_client::KeyManagementServiceClient;
 use claviger_proto::google::cloud::location::locations_client::LocationsClient;
 use claviger_proto::google::cloud::orgpolicy::v2::org_policy_client::OrgPolicyClient;
@@ -71,6 +72,11 @@ impl Session {
     /// The key management service.
     pub(crate) fn kms(&self) -> KeyManagementServiceClient<Channel> {
         KeyManagementServiceClient::new(self.channel.clone())
+    }
+
+    /// Connections to external key managers.
+    pub(crate) fn ekm(&self) -> EkmServiceClient<Channel> {
+        EkmServiceClient::new(self.channel.clone())
     }
 
     /// Places where keys can be.

@@ -5,6 +5,7 @@
 
 mod authorize;
 mod crypt;
+mod ekm_connections;
 mod iam;
 mod import_jobs;
 mod keyrings;
@@ -30,6 +31,9 @@ pub(crate) enum Command {
     /// Jobs through which keys made elsewhere are imported
     #[command(subcommand)]
     ImportJobs(import_jobs::Command),
+    /// Ways to external key managers
+    #[command(subcommand)]
+    EkmConnections(ekm_connections::Command),
     /// Encrypt a file under the primary version of a key
     #[command(after_help = crypt::EXAMPLES)]
     Encrypt(crypt::EncryptWithKey),
@@ -47,6 +51,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         Command::Keyrings(command) => keyrings::run(session, command).await,
         Command::Keys(command) => keys::run(session, command).await,
         Command::ImportJobs(command) => import_jobs::run(session, command).await,
+        Command::EkmConnections(command) => ekm_connections::run(session, command).await,
         Command::Encrypt(options) => crypt::encrypt_with_key(session, options).await,
         Command::Decrypt(options) => crypt::decrypt_with_key(session, options).await,
     }

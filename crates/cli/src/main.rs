@@ -14,6 +14,7 @@ mod bigtable;
 mod billing;
 mod client;
 mod dataflow;
+mod ekm;
 mod env;
 mod failure;
 mod flags;
@@ -23,6 +24,7 @@ mod names;
 mod org_policies;
 mod output;
 mod progress;
+mod seal;
 mod serve;
 mod storage;
 
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(options) => serve::run(&options),
+        Command::Ekm(command) => ekm::run(&cli.global, command),
         Command::Env(options) => env::run(&cli.global, &options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -59,6 +62,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let session = Session::connect(cli.global).await?;
             kms::run(&session, command).await
         }),
+        Command::Seal(command) => ask(Box::pin(seal::run(cli.global, command))),
+        Command::Unseal(given) => ask(Box::pin(seal::unseal(cli.global, given))),
         Command::Audit(command) => ask(Box::pin(audit::run(cli.global, command))),
         Command::Billing(command) => ask(async move {
             let session = Session::connect(cli.global).await?;

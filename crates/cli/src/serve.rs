@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use claviger_server::ServeConfig;
+use claviger_server::{RootKms, RootToken, ServeConfig};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -98,6 +98,43 @@ struct Told {
         conflicts_with = "root_key_file"
     )]
     root_passphrase_file: Option<PathBuf>,
+    /// A key of another KMS that opens the KMS: projects/P/locations/L/keyRings/R/cryptoKeys/K [no default]
+    #[arg(long, value_name = "NAME", env = "CLAVIGER_ROOT_KMS_KEY")]
+    root_kms_key: Option<String>,
+    /// Where that KMS is: https://HOST:PORT, or http:// on this machine [default: https://cloudkms.googleapis.com]
+    #[arg(long, value_name = "URL", env = "CLAVIGER_ROOT_KMS_ENDPOINT")]
+    root_kms_endpoint: Option<String>,
+    /// Certificates, in PEM, that the other KMS is known by [default: those of the machine]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_ROOT_KMS_CA_FILE")]
+    root_kms_ca_file: Option<PathBuf>,
+    /// A file whose first line is the bearer token for the other KMS, read at each use [no default]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_ROOT_KMS_TOKEN_FILE")]
+    root_kms_token_file: Option<PathBuf>,
+    /// The PKCS #11 module of a token whose key opens the KMS, as in /usr/lib/softhsm/libsofthsm2.so [no default]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_ROOT_PKCS11_MODULE")]
+    root_pkcs11_module: Option<PathBuf>,
+    /// The label of the token [default: claviger]
+    #[arg(long, value_name = "LABEL", env = "CLAVIGER_ROOT_PKCS11_TOKEN")]
+    root_pkcs11_token: Option<String>,
+    /// The label of the AES key in the token; it is made there when it is first needed [default: claviger-root]
+    #[arg(long, value_name = "LABEL", env = "CLAVIGER_ROOT_PKCS11_KEY")]
+    root_pkcs11_key: Option<String>,
+    /// A file whose first line is the PIN of the token; a token needs one [no default]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_ROOT_PKCS11_PIN_FILE")]
+    root_pkcs11_pin_file: Option<PathBuf>,
+    /// Certificates, in PEM, that external key managers without a pinned one are trusted by [default: the machine's]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_EKM_CA_FILE")]
+    ekm_ca_file: Option<PathBuf>,
+    /// Let external key managers without a pinned certificate be on this machine or in a private network [default:
+    /// false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "CLAVIGER_EKM_PRIVATE_ADDRESSES",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    ekm_private_addresses: Option<bool>,
     /// Memory for decrypted blocks, as in 256MiB [default: 256MiB]
     #[arg(long, value_name = "SIZE", env = "CLAVIGER_CACHE_BYTES")]
     cache_bytes: Option<Size>,
@@ -115,6 +152,10 @@ struct Told {
     /// A Python interpreter with Apache Beam for workers, in place of environments made for them [no default]
     #[arg(long, value_name = "PATH", env = "CLAVIGER_BEAM_PYTHON")]
     beam_python: Option<PathBuf>,
+    /// Worker processes started before there is a job for them, 0 or 1; one waits for ten minutes after a job, with
+    /// about 200 MB of memory [default: 1]
+    #[arg(long, value_name = "NUMBER", env = "CLAVIGER_SPARE_WORKERS")]
+    spare_workers: Option<usize>,
     /// The project of jobs that name none [default: claviger]
     #[arg(long, value_name = "PROJECT", env = "CLAVIGER_DEFAULT_PROJECT")]
     default_project: Option<String>,
@@ -169,7 +210,11 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     })
 }
 
-fn start_log() -> Result<(), Failure> {
+/// Begins to log to standard error, as CLAVIGER_LOG says.
+///
+/// # Errors
+/// When the filter cannot be read.
+pub(crate) fn start_log() -> Result<(), Failure> {
     let filter = match std::env::var("CLAVIGER_LOG") {
         Ok(told) if !told.is_empty() => EnvFilter::try_new(&told)
             .map_err(|error| Failure::local(format!("CLAVIGER_LOG '{told}' is no filter: {error}")))?,
@@ -186,7 +231,10 @@ fn start_log() -> Result<(), Failure> {
 }
 
 /// Ready when the process is told to stop. The handlers stand when this returns, not at the first poll.
-fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+///
+/// # Errors
+/// When the signals cannot be taken.
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
     let handler =
         |kind| signal(kind).map_err(|error| Failure::local(format!("cannot take signals: {error}")));
     let (mut terminate, mut interrupt) =
@@ -238,10 +286,26 @@ fn merged(first: &Told, second: &Told) -> Result<ServeConfig, Failure> {
     if root_key_file.is_some() && root_passphrase_file.is_some() {
         return Err(Failure::local("root_key_file and root_passphrase_file exclude each other: give one"));
     }
+    let root_kms = told!(root_kms_key).map(|key| RootKms {
+        key,
+        endpoint: told!(root_kms_endpoint).unwrap_or_else(|| RootKms::ENDPOINT.to_owned()),
+        ca_file: told!(root_kms_ca_file),
+        token_file: told!(root_kms_token_file),
+    });
+    let root_pkcs11 = told!(root_pkcs11_module).map(|module| RootToken {
+        module,
+        token: told!(root_pkcs11_token).unwrap_or_else(|| RootToken::TOKEN.to_owned()),
+        key: told!(root_pkcs11_key).unwrap_or_else(|| RootToken::KEY.to_owned()),
+        pin_file: told!(root_pkcs11_pin_file),
+    });
     let services = told!(services).unwrap_or(default.services);
     if let Some(wrong) = services.iter().find(|name| !ServeConfig::SERVICES.contains(&name.as_str())) {
         let known = ServeConfig::SERVICES.join(", ");
         return Err(Failure::local(format!("--services: there is no service '{wrong}'; there are {known}")));
+    }
+    let spare_workers = told!(spare_workers).unwrap_or(default.spare_workers);
+    if spare_workers > 1 {
+        return Err(Failure::local(format!("--spare-workers {spare_workers}: there is none or one, 0 or 1")));
     }
     Ok(ServeConfig {
         data_dir: told!(data_dir).unwrap_or(default.data_dir),
@@ -257,11 +321,16 @@ fn merged(first: &Told, second: &Told) -> Result<ServeConfig, Failure> {
         kms_min_destroy_duration: time!(kms_min_destroy_duration, "--kms-min-destroy-duration"),
         root_key_file,
         root_passphrase_file,
+        root_kms,
+        root_pkcs11,
+        ekm_ca_file: told!(ekm_ca_file),
+        ekm_private_addresses: told!(ekm_private_addresses).unwrap_or(default.ekm_private_addresses),
         cache_bytes: told!(cache_bytes).map_or(default.cache_bytes, |size| size.0),
         shuffle_memory: told!(shuffle_memory).map_or(default.shuffle_memory, |size| size.0),
         worker_dir: told!(worker_dir),
         worker_scratch: told!(worker_scratch),
         beam_python: told!(beam_python),
+        spare_workers,
         default_project: told!(default_project).unwrap_or(default.default_project),
         default_region: told!(default_region).unwrap_or(default.default_region),
     })
@@ -352,6 +421,7 @@ mod tests {
                 "there is no service 'mail'; there are kms, bigtable, storage, dataflow",
             ),
             ("serve --listen nonsense", "--listen 'nonsense' is not HOST:PORT"),
+            ("serve --spare-workers 2", "--spare-workers 2: there is none or one, 0 or 1"),
             ("serve --config /no/such/file", "cannot read /no/such/file"),
         ] {
             let text = configuration(&options(line)).unwrap_err().text();
@@ -375,8 +445,9 @@ mod tests {
             }
             let value = match flag {
                 "services" => "['kms']",
-                "cache-bytes" | "shuffle-memory" => "1",
+                "cache-bytes" | "shuffle-memory" | "spare-workers" => "1",
                 "listen" => "'127.0.0.1:1'",
+                "ekm-private-addresses" => "true",
                 _ => "'1s'",
             };
             let (_folder, path) = file(&format!("{key} = {value}\n"));

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName};
 use claviger_core::{Caller, Error, Result, Timestamp};
+use claviger_kms::external::{ACCESS_REASON, AccessReason};
 use claviger_sealed::scope::{KeyId, ScopeId, ScopeKey, ScopeKeys};
 use subtle::ConstantTimeEq;
 use tokio::sync::{OnceCell, broadcast, watch};
@@ -101,6 +102,8 @@ pub(crate) struct Probe {
     pub(crate) answers: Vec<(KeyId, Answer)>,
     /// The generations as they were then, when one is wrapped under a version that is not primary now.
     pub(crate) rotated: Option<Arc<Vec<Generation>>>,
+    /// How long an external key manager lets what it unwrapped be kept, if it says.
+    pub(crate) cache_for: Option<Duration>,
 }
 
 impl Probe {
@@ -139,6 +142,8 @@ struct Inner {
     generations: Arc<Vec<Generation>>,
     current: KeyId,
     life: Lifecycle,
+    /// How long an external key manager let keys be kept at its last answer, if it said.
+    cache_for: Option<Duration>,
     /// The question whose answer was last applied.
     applied: u64,
     /// The state in the durable record.
@@ -149,6 +154,13 @@ struct Inner {
     last_check: Option<Timestamp>,
     last_error: Option<Error>,
     plan: Plan,
+}
+
+impl Inner {
+    /// How long silence leaves keys in memory: what the operator set, or less when an external key manager said so.
+    fn grace(&self, set: Duration) -> Duration {
+        self.cache_for.map_or(set, |allowed| allowed.min(set))
+    }
 }
 
 /// A scope; see the module's text.
@@ -191,6 +203,8 @@ impl Scope {
             resource: record.resource.clone(),
         };
         let caller = Caller { principal: record.principal.clone(), context: audit_context(&record, &id) };
+        // Checks are the service's own work; they come of no request.
+        let caller = caller.with(ACCESS_REASON, AccessReason::GoogleInitiatedSystemOperation.as_str());
         let version = &record.current_generation()?.version;
         let life = Lifecycle::resume(record.state.clone(), record.last_success.max(last_seen));
         let locked = subject.lock_error(life.state(), version);
@@ -208,6 +222,7 @@ impl Scope {
                 generations: Arc::new(record.generations),
                 current: record.current,
                 life,
+                cache_for: None,
                 applied: 0,
                 stored: record.state,
                 mismatched: false,
@@ -296,7 +311,13 @@ impl Scope {
     }
 
     pub(crate) fn deadline(&self, grace: Duration) -> Option<Duration> {
-        self.inner().life.deadline(grace)
+        let inner = self.inner();
+        inner.life.deadline(inner.grace(grace))
+    }
+
+    /// How long an external key manager lets its keys be kept, if it said.
+    pub(crate) fn cache_for(&self) -> Option<Duration> {
+        self.inner().cache_for
     }
 
     pub(crate) fn is_deleted(&self) -> bool {
@@ -326,6 +347,10 @@ impl Scope {
         inner.last_check = Some(probe.began.wall);
         inner.last_error = probe.error();
         let success = (input == Input::Success).then_some(probe.began.wall);
+        if success.is_some() {
+            inner.cache_for = probe.cache_for;
+        }
+        let grace = inner.grace(grace);
         let at = if success.is_some() { probe.began } else { now };
         let before = inner.life.state().clone();
         let effect = inner.life.step(at, input, grace);
@@ -340,6 +365,7 @@ impl Scope {
     pub(crate) fn expire(&self, now: Moment, grace: Duration) -> bool {
         let mut inner = self.inner();
         let before = inner.life.state().clone();
+        let grace = inner.grace(grace);
         let effect = inner.life.step(now, Input::Tick, grace);
         if inner.deleted || effect == Effect::None {
             return false;
@@ -496,7 +522,7 @@ pub(crate) fn mismatch(detail: &str) -> Answer {
     Answer::Refused(refusal, Error::new(claviger_core::ErrorKind::DataLoss, detail))
 }
 
-/// What the audit log is told with every use of a scope's key.
+/// What the audit log and an external key manager are told with every use of a scope's key by itself.
 pub(crate) fn audit_context(record: &ScopeRecord, id: &ScopeId) -> BTreeMap<String, String> {
     let mut context = record.context.clone();
     context.insert(RESOURCE_LABEL.to_owned(), record.resource.clone());

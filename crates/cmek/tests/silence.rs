@@ -57,6 +57,37 @@ async fn a_silent_kms_locks_after_the_grace_and_its_answer_unlocks() {
 }
 
 #[tokio::test]
+async fn an_external_manager_can_shorten_the_grace_and_not_stretch_it() {
+    for (allowed, kept) in [(20 * MINUTE, 20), (200 * MINUTE, 60)] {
+        let world = world().await;
+        *world.kms.cache_for.lock().unwrap() = Some(allowed);
+        let key = world.kms.make("k").await;
+        let scope = world.scope("bigtable/a", &key).await;
+        world.manager.check_all().await;
+        let from = world.clock.now();
+        world.kms.silence();
+        world.manager.check_all().await;
+        world.clock.advance(MINUTE * (kept - 1) - world.clock.now().since(from));
+        settle().await;
+        assert!(scope.guard().is_ok(), "{allowed:?}");
+        world.clock.advance(MINUTE);
+        settle().await;
+        assert!(scope.guard().unwrap_err().message().contains("has not been reachable"), "{allowed:?}");
+    }
+}
+
+#[tokio::test]
+async fn checks_say_that_they_are_the_services_own_work_and_the_making_that_it_is_asked_for() {
+    let world = world().await;
+    let key = world.kms.make("k").await;
+    world.scope("bigtable/a", &key).await;
+    let callers = world.kms.callers.lock().unwrap().clone();
+    let reason = |caller: &claviger_core::Caller| claviger_kms::external::AccessReason::of(caller).as_str();
+    assert_eq!(reason(&callers[0]), "CUSTOMER_INITIATED_ACCESS");
+    assert_eq!(reason(callers.last().unwrap()), "GOOGLE_INITIATED_SYSTEM_OPERATION");
+}
+
+#[tokio::test]
 async fn a_clock_set_back_does_not_stretch_the_grace() {
     let world = world().await;
     let key = world.kms.make("k").await;

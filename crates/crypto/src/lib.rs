@@ -4,6 +4,7 @@
 //! Invariant: this is the only crate that names a cipher, and it does no I/O. Secrets leave it only
 //! through a method called `expose`.
 
+pub mod certificate;
 pub mod cobblestone;
 mod crc;
 mod digest;
@@ -13,6 +14,8 @@ mod random;
 mod secret;
 
 pub mod passphrase;
+pub mod rs256;
+pub mod tls;
 pub mod wrapping;
 
 pub use crc::crc32c;

@@ -162,18 +162,7 @@ impl WrappingKey {
     /// [`ErrorKind::BadInput`] when it cannot be encoded.
     pub fn public_pem(&self) -> Result<String> {
         let der: PublicKeyX509Der<'_> = self.key.public_key().as_der().map_err(|_| NO_RSA_KEY)?;
-        let text = BASE64.encode(der.as_ref());
-        let mut pem = format!("{PEM_BEGIN}\n");
-        let mut rest = text.as_str();
-        while !rest.is_empty() {
-            let (line, after) = rest.split_at(rest.len().min(PEM_LINE));
-            pem.push_str(line);
-            pem.push('\n');
-            rest = after;
-        }
-        pem.push_str(PEM_END);
-        pem.push('\n');
-        Ok(pem)
+        Ok(public_pem(der.as_ref()))
     }
 
     /// What was wrapped to this key.
@@ -189,6 +178,22 @@ impl WrappingKey {
             (false, _) => Err(NOT_OPENED),
         }
     }
+}
+
+/// A public key in DER as PEM (RFC 7468).
+pub(crate) fn public_pem(der: &[u8]) -> String {
+    let text = BASE64.encode(der);
+    let mut pem = format!("{PEM_BEGIN}\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(PEM_LINE));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = after;
+    }
+    pem.push_str(PEM_END);
+    pem.push('\n');
+    pem
 }
 
 /// Wraps a secret to a public key, in PEM.

@@ -155,6 +155,7 @@ impl Stand {
                 python_cache: PathBuf::from("/nowhere"),
                 beam_python: None,
                 variables: Default::default(),
+                spare_workers: 0,
             },
             limits: claviger_harness::Limits::default(),
         });

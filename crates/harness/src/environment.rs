@@ -6,7 +6,9 @@
 mod image;
 mod process;
 mod python;
+mod running;
 mod scratch;
+mod spare;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +21,7 @@ use claviger_beam_proto::fn_execution::{StartWorkerRequest, StopWorkerRequest};
 use claviger_beam_proto::pipeline::{
     AnyOfEnvironmentPayload, DockerPayload, Environment, ExternalPayload, ProcessPayload,
 };
-use claviger_core::{Error, Result};
+use claviger_core::{Clock, Error, Result};
 use prost::Message;
 
 use crate::descriptor::service;
@@ -29,9 +31,7 @@ use image::Image;
 use process::{Command, Process};
 use python::Python;
 use scratch::Scratch;
-
-/// Our program between a container's entry point and Beam's worker.
-const BOOT: &str = include_str!("environment/boot.py");
+use spare::{Images, Refill};
 
 /// Asks a service that starts workers, as a SDK's LOOPBACK mode runs one.
 #[async_trait]
@@ -64,6 +64,9 @@ pub struct ProcessConfig {
     pub beam_python: Option<PathBuf>,
     /// Variables of all local processes: where they find the services of this server.
     pub variables: BTreeMap<String, String>,
+    /// Processes of Beam's images that are started before there is a worker for them to be:
+    /// [`limits::SPARE_WORKERS`] at most.
+    pub spare_workers: usize,
 }
 
 /// Whether an environment can be run here, without running it.
@@ -150,8 +153,9 @@ impl fmt::Display for Kind {
 /// Starts workers.
 pub(crate) struct Launcher {
     pools: Arc<dyn WorkerPoolClient>,
-    scratch: Scratch,
+    scratch: Arc<Scratch>,
     python: Python,
+    images: Arc<Images>,
     variables: BTreeMap<String, String>,
 }
 
@@ -159,20 +163,27 @@ pub(crate) struct Launcher {
 pub(crate) enum Prepared {
     Pool { pools: Arc<dyn WorkerPoolClient>, url: String, params: BTreeMap<String, String> },
     Process(Command),
+    Python { images: Arc<Images>, program: PathBuf, beam: String },
 }
 
 /// A worker that runs somewhere.
 pub(crate) enum Started {
     Pool { pools: Arc<dyn WorkerPoolClient>, url: String, worker_id: String },
-    Process(Box<Process>),
+    Process { process: Box<Process>, refill: Option<Refill> },
 }
 
 impl Launcher {
-    pub(crate) fn new(pools: Arc<dyn WorkerPoolClient>, config: ProcessConfig) -> Self {
-        let scratch = Scratch::new(config.scratch, &config.owner);
+    pub(crate) fn new(
+        pools: Arc<dyn WorkerPoolClient>,
+        config: ProcessConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let scratch = Arc::new(Scratch::new(config.scratch, &config.owner));
         scratch.clear();
         let python = Python::new(config.python_cache, config.beam_python);
-        Self { pools, scratch, python, variables: config.variables }
+        let variables = config.variables;
+        let images = Images::new(scratch.clone(), variables.clone(), clock, config.spare_workers);
+        Self { pools, scratch, python, images, variables }
     }
 
     /// Does what may take minutes once: makes the environment's interpreter.
@@ -180,26 +191,19 @@ impl Launcher {
     /// # Errors
     /// `FailedPrecondition` when the machine lacks what it needs.
     pub(crate) async fn prepare(&self, kind: Kind, core: &Core) -> Result<Prepared> {
-        let command = match kind {
-            Kind::Pool { url, params } => {
-                return Ok(Prepared::Pool { pools: self.pools.clone(), url, params });
-            }
+        match kind {
+            Kind::Pool { url, params } => Ok(Prepared::Pool { pools: self.pools.clone(), url, params }),
             Kind::Command { command, env } => {
                 let mut variables = self.variables.clone();
                 variables.extend(env);
                 let dir = self.scratch.dir(&core.id)?;
-                Command { program: command.into(), first: Vec::new(), env: variables, dir }
+                Ok(Prepared::Process(Command { program: command.into(), env: variables, dir }))
             }
             Kind::Python(image) => {
                 let program = self.python.interpreter(&image, core).await?;
-                let dir = self.scratch.dir(&core.id)?;
-                let boot = dir.write("claviger_boot.py", BOOT)?;
-                let version = format!("--beam_version={}", image.beam);
-                let first = vec![boot.to_string_lossy().into_owned(), version];
-                Command { program, first, env: self.variables.clone(), dir }
+                Ok(Prepared::Python { images: self.images.clone(), program, beam: image.beam })
             }
-        };
-        Ok(Prepared::Process(command))
+        }
     }
 }
 
@@ -223,7 +227,13 @@ impl Prepared {
                 pools.start_worker(&url, request).await?;
                 Ok(Started::Pool { pools, url, worker_id: core.id.clone() })
             }
-            Self::Process(command) => Ok(Started::Process(Box::new(command.start(core)?))),
+            Self::Process(command) => {
+                Ok(Started::Process { process: Box::new(command.start(core)?), refill: None })
+            }
+            Self::Python { images, program, beam } => {
+                let (process, refill) = images.start(program, &beam, core).await?;
+                Ok(Started::Process { process: Box::new(process), refill: Some(refill) })
+            }
         }
     }
 }
@@ -233,7 +243,7 @@ impl Started {
     pub(crate) async fn exited(&mut self) -> Error {
         match self {
             Self::Pool { .. } => std::future::pending().await,
-            Self::Process(process) => process.exited().await,
+            Self::Process { process, .. } => process.exited().await,
         }
     }
 
@@ -241,20 +251,24 @@ impl Started {
     pub(crate) async fn explain(&mut self, why: Error) -> Error {
         match self {
             Self::Pool { .. } => why,
-            Self::Process(process) => process.explain(why).await,
+            Self::Process { process, .. } => process.explain(why).await,
         }
     }
 
-    /// Stops it, for good.
-    pub(crate) async fn stop(self) {
+    /// Stops it, for good. Gives what starts a spare for the next one like it.
+    pub(crate) async fn stop(self) -> Option<Refill> {
         match self {
             Self::Pool { pools, url, worker_id } => {
                 if let Err(error) = pools.stop_worker(&url, StopWorkerRequest { worker_id }).await {
                     // A pool of a program that is gone, as that of a LOOPBACK job, took its worker along.
                     tracing::debug!(%error, "a worker pool did not stop its worker");
                 }
+                None
             }
-            Self::Process(process) => process.stop().await,
+            Self::Process { process, refill } => {
+                process.stop().await;
+                refill
+            }
         }
     }
 }

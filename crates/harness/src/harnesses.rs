@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use claviger_beam::urn::protocol;
@@ -88,6 +88,12 @@ impl Registry {
         drop(removed);
     }
 
+    /// Whether a worker is on its way.
+    fn is_starting(&self) -> bool {
+        let cores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cores.values().any(|core| matches!(*core.life.borrow(), Life::Starting))
+    }
+
     fn find(&self, id: &str) -> Result<Arc<Core>> {
         let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         found.ok_or_else(|| Error::permission_denied("no worker of this id is expected here"))
@@ -99,7 +105,7 @@ impl Harnesses {
     #[must_use]
     pub fn new(config: HarnessConfig) -> Arc<Self> {
         Arc::new(Self {
-            launcher: Launcher::new(config.pools, config.processes),
+            launcher: Launcher::new(config.pools, config.processes, config.clock.clone()),
             endpoint: config.endpoint,
             clock: config.clock,
             limits: config.limits,
@@ -133,7 +139,7 @@ impl Harnesses {
         let prepared = self.launcher.prepare(kind, &core).await?;
         let connect = async {
             let started = prepared.start(&core).await?;
-            tokio::spawn(watch_over(core.clone(), started, stopped));
+            tokio::spawn(watch_over(core.clone(), started, stopped, Arc::downgrade(&self.registry)));
             let mut life = core.life.subscribe();
             let connected = life.wait_for(|life| !matches!(life, Life::Starting)).await;
             match connected.as_deref() {
@@ -266,7 +272,12 @@ fn worker_id(job: &str) -> String {
 }
 
 /// Ends a worker whose connection breaks or whose process exits, and clears up behind one that ended.
-async fn watch_over(core: Arc<Core>, mut started: Started, stopped: watch::Sender<bool>) {
+async fn watch_over(
+    core: Arc<Core>,
+    mut started: Started,
+    stopped: watch::Sender<bool>,
+    registry: Weak<Registry>,
+) {
     let why = tokio::select! {
         () = core.ended.cancelled() => Why::Ended,
         error = started.exited() => Why::Exited(error),
@@ -277,8 +288,13 @@ async fn watch_over(core: Arc<Core>, mut started: Started, stopped: watch::Sende
         Why::Exited(error) => core.end(error),
         Why::Broken(error) => core.end(started.explain(error).await),
     }
-    started.stop().await;
+    let refill = started.stop().await;
     stopped.send_replace(true);
+    // A spare is of use where its like was, and not while a worker that is on its way needs the processor.
+    let of_use = core.was_connected() && registry.upgrade().is_some_and(|workers| !workers.is_starting());
+    if let Some(refill) = refill.filter(|_| of_use) {
+        refill.now();
+    }
 }
 
 /// Why the watch over a worker is over.

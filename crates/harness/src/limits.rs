@@ -23,6 +23,12 @@ pub(crate) const LOG_BYTES: usize = 32 * 1024;
 pub(crate) const TAIL_BYTES: usize = 4 * 1024;
 /// Entries of one message of the log that are read.
 pub(crate) const LOG_ENTRIES: usize = 10_000;
+/// Processes that wait to become workers.
+pub(crate) const SPARE_WORKERS: usize = 1;
+/// How long such a process waits.
+pub(crate) const SPARE_IDLE: Duration = Duration::from_secs(10 * 60);
+/// How long such a process may take to become a worker. It may still be at its imports, on a machine that is busy.
+pub(crate) const SPARE_HAND_OVER: Duration = Duration::from_secs(10);
 /// Environments nested in environments.
 pub(crate) const ENVIRONMENT_DEPTH: usize = 4;
 

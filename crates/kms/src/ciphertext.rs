@@ -5,10 +5,13 @@
 //! +--------+---------+---------------------+---------------------------------+
 //! | "CVKC" | 1       | version number, u64 | Cobblestone-256 message         |
 //! +--------+---------+---------------------+---------------------------------+
+//! | "CVKC" | 2       | version number, u64 | what the external manager gave  |
+//! +--------+---------+---------------------+---------------------------------+
 //! ```
 //! Numbers are big-endian. The message's key is the version's material. Its context is four parts, each
 //! after its length as u64: `claviger.kms.ciphertext.v1`, the key's name, the version number (8 bytes), the
-//! additional data.
+//! additional data. Under an external key the external manager wraps such a message, whose context begins with
+//! `claviger.kms.external.v1`.
 //!
 //! Invariant: a ciphertext opens under the version that made it, with the same additional data, or not at all.
 
@@ -20,9 +23,47 @@ use claviger_crypto::{SecretBytes, SecretKey, cobblestone};
 use crate::texts;
 
 const MAGIC: [u8; 4] = *b"CVKC";
-const FORMAT: u8 = 1;
+const OWN: u8 = 1;
+const EXTERNAL: u8 = 2;
 const HEADER: usize = 13;
-const DOMAIN: &[u8] = b"claviger.kms.ciphertext.v1";
+/// Bytes that an external key manager may add to what it wraps, at most.
+pub(crate) const EXTERNAL_OVERHEAD: u64 = 16 * 1024;
+
+/// Whether an external manager wraps the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The message is the ciphertext.
+    Own,
+    /// The external manager wraps the message.
+    External,
+}
+
+impl Kind {
+    fn format(self) -> u8 {
+        match self {
+            Self::Own => OWN,
+            Self::External => EXTERNAL,
+        }
+    }
+
+    fn domain(self) -> &'static [u8] {
+        match self {
+            Self::Own => b"claviger.kms.ciphertext.v1",
+            Self::External => b"claviger.kms.external.v1",
+        }
+    }
+}
+
+/// A ciphertext, taken apart. Nothing of it is verified yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parsed<'a> {
+    /// The number of the version that made it.
+    pub(crate) version: u64,
+    /// Whether it is what an external manager gave.
+    pub(crate) kind: Kind,
+    /// The message, or what wraps it.
+    pub(crate) message: &'a [u8],
+}
 
 /// Parts, each after its length: no two lists of parts give the same bytes.
 pub(crate) fn length_prefixed(parts: &[&[u8]]) -> Vec<u8> {
@@ -34,62 +75,69 @@ pub(crate) fn length_prefixed(parts: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-fn context(key: &CryptoKeyName, version: u64, aad: &[u8]) -> Vec<u8> {
-    length_prefixed(&[DOMAIN, key.as_str().as_bytes(), &version.to_be_bytes(), aad])
+fn context(kind: Kind, key: &CryptoKeyName, version: u64, aad: &[u8]) -> Vec<u8> {
+    length_prefixed(&[kind.domain(), key.as_str().as_bytes(), &version.to_be_bytes(), aad])
 }
 
-/// Encrypts under a version's material.
+/// Encrypts under a version's material: a ciphertext of [`Kind::Own`], without its header.
 ///
 /// # Errors
 /// `Internal` when the machine gives no random bytes.
 pub(crate) fn seal(
+    kind: Kind,
     material: &SecretKey,
     key: &CryptoKeyName,
     version: u64,
     aad: &[u8],
     plaintext: &SecretBytes,
 ) -> Result<Vec<u8>> {
-    let message = cobblestone::seal(material, &context(key, version, aad), plaintext.expose())
-        .map_err(|e| Error::internal("the plaintext could not be sealed").because(e))?;
-    Ok(frame(version, &message))
+    cobblestone::seal(material, &context(kind, key, version, aad), plaintext.expose())
+        .map_err(|e| Error::internal("the plaintext could not be sealed").because(e))
 }
 
-fn frame(version: u64, message: &[u8]) -> Vec<u8> {
+/// A ciphertext of a message, or of what an external manager made of one.
+pub(crate) fn frame(kind: Kind, version: u64, message: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + message.len());
     bytes.extend_from_slice(&MAGIC);
-    bytes.push(FORMAT);
+    bytes.push(kind.format());
     bytes.extend_from_slice(&version.to_be_bytes());
     bytes.extend_from_slice(message);
     bytes
 }
 
-/// The number of the version that made a ciphertext, and the message in it. Nothing of it is verified yet.
+/// Takes a ciphertext apart.
 ///
 /// # Errors
 /// `InvalidArgument` when it is no ciphertext of this KMS, or longer than any.
-pub(crate) fn parse(ciphertext: &[u8]) -> Result<(u64, &[u8])> {
-    let longest = cobblestone::sealed_len(KMS_PLAINTEXT_BYTES as u64).saturating_add(HEADER as u64);
-    if ciphertext.len() as u64 > longest {
-        return Err(texts::bad_ciphertext());
-    }
-    let rest = ciphertext.strip_prefix(&MAGIC).and_then(|rest| rest.strip_prefix(&[FORMAT]));
-    let (number, message) =
-        rest.and_then(|rest| rest.split_first_chunk::<8>()).ok_or_else(texts::bad_ciphertext)?;
-    Ok((u64::from_be_bytes(*number), message))
+pub(crate) fn parse(ciphertext: &[u8]) -> Result<Parsed<'_>> {
+    let taken = || {
+        let (format, rest) = ciphertext.strip_prefix(&MAGIC)?.split_first()?;
+        let (number, message) = rest.split_first_chunk::<8>()?;
+        let longest = cobblestone::sealed_len(KMS_PLAINTEXT_BYTES as u64);
+        let (kind, longest) = match *format {
+            OWN => (Kind::Own, longest),
+            EXTERNAL => (Kind::External, longest.saturating_add(EXTERNAL_OVERHEAD)),
+            _ => return None,
+        };
+        let fits = message.len() as u64 <= longest;
+        fits.then_some(Parsed { version: u64::from_be_bytes(*number), kind, message })
+    };
+    taken().ok_or_else(texts::bad_ciphertext)
 }
 
-/// Decrypts a message that [`parse`] found.
+/// Decrypts a message that [`parse`] found, or that an external manager unwrapped.
 ///
 /// # Errors
 /// `InvalidArgument`, the same for all causes.
 pub(crate) fn open(
+    kind: Kind,
     material: &SecretKey,
     key: &CryptoKeyName,
     version: u64,
     aad: &[u8],
     message: &[u8],
 ) -> Result<SecretBytes> {
-    cobblestone::open_secret(material, &context(key, version, aad), message)
+    cobblestone::open_secret(material, &context(kind, key, version, aad), message)
         .map_err(|e| texts::bad_ciphertext().because(e))
 }
 
@@ -110,6 +158,22 @@ mod tests {
         SecretBytes::new(text.to_vec())
     }
 
+    fn sealed() -> Vec<u8> {
+        let message = seal(Kind::Own, &material(), &key("k"), 3, b"aad", &secret(b"text")).unwrap();
+        frame(Kind::Own, 3, &message)
+    }
+
+    #[test]
+    fn what_an_external_manager_gave_is_kept_as_it_is_up_to_a_limit() {
+        let longest = cobblestone::sealed_len(KMS_PLAINTEXT_BYTES as u64) + EXTERNAL_OVERHEAD;
+        let blob = vec![5; usize::try_from(longest).unwrap()];
+        let framed = frame(Kind::External, 7, &blob);
+        assert_eq!(framed[..HEADER], *b"CVKC\x02\0\0\0\0\0\0\0\x07");
+        assert_eq!(parse(&framed).unwrap(), Parsed { version: 7, kind: Kind::External, message: &blob });
+        assert!(parse(&[framed.as_slice(), b"x"].concat()).is_err());
+        assert!(parse(b"CVKC\x03\0\0\0\0\0\0\0\x07blob").is_err());
+    }
+
     fn unhex(text: &str) -> Vec<u8> {
         (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
     }
@@ -121,25 +185,26 @@ mod tests {
     fn the_golden_ciphertext_opens() {
         let golden = unhex(GOLDEN.trim());
         assert_eq!(golden[..HEADER], *b"CVKC\x01\0\0\0\0\0\0\x01\x02");
-        let (version, message) = parse(&golden).unwrap();
-        assert_eq!(version, 258);
-        let opened = open(&material(), &key("k"), version, b"aad", message).unwrap();
+        let Parsed { version, kind, message } = parse(&golden).unwrap();
+        assert_eq!((version, kind), (258, Kind::Own));
+        let opened = open(kind, &material(), &key("k"), version, b"aad", message).unwrap();
         assert_eq!(opened.expose(), b"golden plaintext");
     }
 
     #[test]
     fn it_opens_only_with_the_same_material_key_version_and_additional_data() {
-        let sealed = seal(&material(), &key("k"), 3, b"aad", &secret(b"text")).unwrap();
-        let (version, message) = parse(&sealed).unwrap();
-        assert_eq!(version, 3);
-        assert_eq!(open(&material(), &key("k"), 3, b"aad", message).unwrap().expose(), b"text");
+        let sealed = sealed();
+        let Parsed { version, kind, message } = parse(&sealed).unwrap();
+        assert_eq!((version, kind), (3, Kind::Own));
+        assert_eq!(open(kind, &material(), &key("k"), 3, b"aad", message).unwrap().expose(), b"text");
         let other = SecretKey::from_slice(&[8; 32]).unwrap();
         for result in [
-            open(&other, &key("k"), 3, b"aad", message),
-            open(&material(), &key("k2"), 3, b"aad", message),
-            open(&material(), &key("k"), 4, b"aad", message),
-            open(&material(), &key("k"), 3, b"aae", message),
-            open(&material(), &key("k"), 3, b"", message),
+            open(kind, &other, &key("k"), 3, b"aad", message),
+            open(kind, &material(), &key("k2"), 3, b"aad", message),
+            open(kind, &material(), &key("k"), 4, b"aad", message),
+            open(kind, &material(), &key("k"), 3, b"aae", message),
+            open(kind, &material(), &key("k"), 3, b"", message),
+            open(Kind::External, &material(), &key("k"), 3, b"aad", message),
         ] {
             let error = result.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
@@ -149,9 +214,11 @@ mod tests {
 
     #[test]
     fn each_changed_and_each_missing_byte_is_noticed() {
-        let sealed = seal(&material(), &key("k"), 3, b"aad", &secret(b"text")).unwrap();
+        let sealed = sealed();
         let opens = |bytes: &[u8]| {
-            parse(bytes).and_then(|(version, message)| open(&material(), &key("k"), version, b"aad", message))
+            parse(bytes).and_then(|parsed| {
+                open(parsed.kind, &material(), &key("k"), parsed.version, b"aad", parsed.message)
+            })
         };
         assert!(opens(&sealed).is_ok());
         for at in 0..sealed.len() {

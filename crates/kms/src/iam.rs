@@ -16,6 +16,9 @@ pub(crate) const USE_TO_DECRYPT: &str = "cloudkms.cryptoKeyVersions.useToDecrypt
 /// ImportCryptoKeyVersion, on the import job.
 pub(crate) const USE_TO_IMPORT: &str = "cloudkms.importJobs.useToImport";
 
+/// Making a key whose material is behind a connection.
+pub(crate) const USE_CONNECTION: &str = "cloudkms.ekmConnections.use";
+
 /// Bindings of one policy, at most.
 const MAX_BINDINGS: usize = 1500;
 /// Members of all bindings of one policy, at most.
@@ -163,6 +166,16 @@ pub(crate) const ALL: &[&str] = &[
     "cloudkms.cryptoKeys.list",
     "cloudkms.cryptoKeys.setIamPolicy",
     "cloudkms.cryptoKeys.update",
+    "cloudkms.ekmConfigs.get",
+    "cloudkms.ekmConfigs.update",
+    "cloudkms.ekmConnections.create",
+    "cloudkms.ekmConnections.get",
+    "cloudkms.ekmConnections.getIamPolicy",
+    "cloudkms.ekmConnections.list",
+    "cloudkms.ekmConnections.setIamPolicy",
+    "cloudkms.ekmConnections.update",
+    USE_CONNECTION,
+    "cloudkms.ekmConnections.verifyConnectivity",
     "cloudkms.importJobs.create",
     "cloudkms.importJobs.get",
     "cloudkms.importJobs.getIamPolicy",
@@ -189,6 +202,16 @@ const ADMIN: &[&str] = &[
     "cloudkms.cryptoKeys.list",
     "cloudkms.cryptoKeys.setIamPolicy",
     "cloudkms.cryptoKeys.update",
+    "cloudkms.ekmConfigs.get",
+    "cloudkms.ekmConfigs.update",
+    "cloudkms.ekmConnections.create",
+    "cloudkms.ekmConnections.get",
+    "cloudkms.ekmConnections.getIamPolicy",
+    "cloudkms.ekmConnections.list",
+    "cloudkms.ekmConnections.setIamPolicy",
+    "cloudkms.ekmConnections.update",
+    USE_CONNECTION,
+    "cloudkms.ekmConnections.verifyConnectivity",
     "cloudkms.importJobs.create",
     "cloudkms.importJobs.get",
     "cloudkms.importJobs.getIamPolicy",
@@ -214,6 +237,15 @@ const EDITOR: &[&str] = &[
     "cloudkms.cryptoKeys.getIamPolicy",
     "cloudkms.cryptoKeys.list",
     "cloudkms.cryptoKeys.update",
+    "cloudkms.ekmConfigs.get",
+    "cloudkms.ekmConfigs.update",
+    "cloudkms.ekmConnections.create",
+    "cloudkms.ekmConnections.get",
+    "cloudkms.ekmConnections.getIamPolicy",
+    "cloudkms.ekmConnections.list",
+    "cloudkms.ekmConnections.update",
+    USE_CONNECTION,
+    "cloudkms.ekmConnections.verifyConnectivity",
     "cloudkms.importJobs.create",
     "cloudkms.importJobs.get",
     "cloudkms.importJobs.getIamPolicy",
@@ -225,11 +257,24 @@ const EDITOR: &[&str] = &[
     "cloudkms.keyRings.list",
 ];
 
+const CONNECTIONS_ADMIN: &[&str] = &[
+    "cloudkms.ekmConfigs.get",
+    "cloudkms.ekmConfigs.update",
+    "cloudkms.ekmConnections.create",
+    "cloudkms.ekmConnections.get",
+    "cloudkms.ekmConnections.list",
+    "cloudkms.ekmConnections.update",
+    USE_CONNECTION,
+];
+
 const VIEWER: &[&str] = &[
     "cloudkms.cryptoKeyVersions.get",
     "cloudkms.cryptoKeyVersions.list",
     "cloudkms.cryptoKeys.get",
     "cloudkms.cryptoKeys.list",
+    "cloudkms.ekmConfigs.get",
+    "cloudkms.ekmConnections.get",
+    "cloudkms.ekmConnections.list",
     "cloudkms.importJobs.get",
     "cloudkms.importJobs.list",
     "cloudkms.keyRings.get",
@@ -246,6 +291,7 @@ fn role_permissions(role: &str) -> Option<&'static [&'static str]> {
         "roles/editor" => EDITOR,
         "roles/viewer" | "roles/cloudkms.viewer" => VIEWER,
         "roles/cloudkms.admin" => ADMIN,
+        "roles/cloudkms.ekmConnectionsAdmin" => CONNECTIONS_ADMIN,
         "roles/cloudkms.importer" => IMPORTER,
         "roles/cloudkms.cryptoKeyEncrypter" => &[USE_TO_ENCRYPT],
         "roles/cloudkms.cryptoKeyDecrypter" => &[USE_TO_DECRYPT],

@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use claviger_core::names::{CryptoKeyName, ImportJobName, KeyRingName};
+use claviger_core::names::{CryptoKeyName, ImportJobName, KeyRingName, LocationName};
 use claviger_core::{Result, Timestamp};
 use claviger_crypto::SecretKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 
+use crate::external::{EkmConnection, EkmConnectionName};
 use crate::iam::Policy;
 use crate::model::{CryptoKey, CryptoKeyVersion, ImportJob, ImportJobState, KeyRing, KeyView, VersionState};
 use crate::texts;
@@ -38,6 +40,14 @@ pub(crate) struct KeyRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct JobEntry {
     pub(crate) job: ImportJob,
+    #[serde(default)]
+    pub(crate) policy: Policy,
+}
+
+/// A connection to an external key manager with its policy; also its record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ConnectionEntry {
+    pub(crate) connection: EkmConnection,
     #[serde(default)]
     pub(crate) policy: Policy,
 }
@@ -125,6 +135,11 @@ pub(crate) struct Index {
     pub(crate) rings: BTreeMap<String, Arc<RingEntry>>,
     pub(crate) keys: BTreeMap<String, Arc<KeyEntry>>,
     pub(crate) jobs: BTreeMap<String, Arc<JobEntry>>,
+    pub(crate) connections: BTreeMap<String, Arc<ConnectionEntry>>,
+    /// For each location, the connection of keys that name none.
+    pub(crate) ekm_configs: HashMap<String, Option<EkmConnectionName>>,
+    /// The material of what requests to external key managers are signed with.
+    pub(crate) signer: Option<Uuid>,
     pub(crate) projects: HashMap<String, u64>,
     due: BTreeSet<Due>,
 }
@@ -140,6 +155,18 @@ impl Index {
 
     pub(crate) fn job(&self, name: &ImportJobName) -> Result<&Arc<JobEntry>> {
         self.jobs.get(name.as_str()).ok_or_else(|| texts::no_job(name))
+    }
+
+    pub(crate) fn connection(&self, name: &EkmConnectionName) -> Result<&Arc<ConnectionEntry>> {
+        self.connections.get(name.as_str()).ok_or_else(|| texts::no_connection(name))
+    }
+
+    pub(crate) fn put_connection(&mut self, entry: ConnectionEntry) {
+        self.connections.insert(entry.connection.name.as_str().to_owned(), Arc::new(entry));
+    }
+
+    pub(crate) fn put_ekm_config(&mut self, place: &LocationName, default: Option<EkmConnectionName>) {
+        self.ekm_configs.insert(place.as_str().to_owned(), default);
     }
 
     /// Import jobs whose key pairs are still to be made.
@@ -197,7 +224,6 @@ mod tests {
     use super::*;
     use claviger_core::names::CryptoKeyVersionName;
     use std::time::Duration;
-    use uuid::Uuid;
 
     fn key(id: &str, rotation: Option<i64>, destroy: &[(u64, VersionState, i64)]) -> KeyEntry {
         let name = CryptoKeyName::new("p", "l", "r", id).unwrap();
@@ -210,6 +236,7 @@ mod tests {
                 destroy_time: Some(Timestamp(*at)),
                 destroy_event_time: None,
                 import: None,
+                external: None,
                 material: Uuid::nil(),
             };
             (*number, VersionEntry::new(version))
@@ -224,6 +251,9 @@ mod tests {
             next_rotation_time: rotation.map(Timestamp),
             destroy_scheduled_duration: Duration::ZERO,
             import_only: false,
+            protection: crate::model::ProtectionLevel::Software,
+            backend: None,
+            justifications: None,
         };
         KeyEntry { record: KeyRecord { key, policy: Policy::default() }, versions: versions.collect() }
     }

@@ -8,6 +8,7 @@
 //! entry was so before it. A version whose record says DESTROYED has no material any more; one whose
 //! record says ENABLED or DISABLED has had its material made durable before.
 
+mod external;
 mod imports;
 mod jobs;
 mod keys;
@@ -16,6 +17,7 @@ mod open;
 mod policies;
 mod rings;
 mod schedule;
+mod seals;
 mod using;
 mod versions;
 
@@ -29,16 +31,18 @@ use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, ImportJobName, K
 use claviger_core::{Caller, Clock, Error, ErrorKind, Result, Timestamp};
 use claviger_crypto::SecretBytes;
 use claviger_crypto::passphrase::Params;
+use claviger_crypto::rs256::SigningKey;
 use claviger_sealed::{RecordBatch, Records};
 use object_store::ObjectStore;
-use tokio::sync::{Mutex, MutexGuard, Notify, broadcast};
+use tokio::sync::{Mutex, MutexGuard, Notify, OnceCell, broadcast};
 use uuid::Uuid;
 
 use crate::agents::{self, MANAGED_PROJECT};
+use crate::external::{ACCESS_REASON, AccessReason, EkmConnectionName, ExternalKeys};
 use crate::iam;
-use crate::index::{Index, JobEntry, KeyEntry, RingEntry, VersionEntry};
+use crate::index::{ConnectionEntry, Index, JobEntry, KeyEntry, RingEntry, VersionEntry};
 use crate::material::Material;
-use crate::seal::RootSecret;
+use crate::seal::{OpenedRoot, RootSecret, Seals, open_or_make};
 use crate::service::KeyChange;
 use crate::texts;
 
@@ -65,6 +69,8 @@ pub struct KmsConfig {
     pub min_destroy_duration: Duration,
     /// The shortest rotation period that a key may have.
     pub min_rotation_period: Duration,
+    /// The way to external key managers.
+    pub external: Option<Arc<dyn ExternalKeys>>,
 }
 
 impl Default for KmsConfig {
@@ -76,6 +82,7 @@ impl Default for KmsConfig {
             default_destroy_duration: 30 * DAY,
             min_destroy_duration: DAY,
             min_rotation_period: DAY,
+            external: None,
         }
     }
 }
@@ -104,7 +111,11 @@ struct Inner {
     times: Times,
     index: RwLock<Index>,
     stores: open::Stores,
+    seals: Seals,
     material: Material,
+    external: Option<Arc<dyn ExternalKeys>>,
+    /// What requests to external key managers are signed with, once it was used.
+    signer: OnceCell<SigningKey>,
     audit: Arc<AuditLog>,
     /// The database of records. Held while a change is made, so it is also the turn of changes.
     records: Mutex<Database>,
@@ -144,6 +155,11 @@ struct Plan<T> {
     /// Numbers of the key's versions whose records change.
     versions: Vec<u64>,
     job: Option<JobEntry>,
+    connection: Option<ConnectionEntry>,
+    /// The connection of keys in a location that name none.
+    ekm_config: Option<(LocationName, Option<EkmConnectionName>)>,
+    /// The material of what requests to external key managers are signed with.
+    signer: Option<Uuid>,
     /// Material to be written.
     create: Option<Created>,
     /// Material to be removed.
@@ -163,13 +179,15 @@ enum Created {
     Version(Arc<VersionEntry>),
     /// The private key of an import job.
     ImportKey(Uuid, SecretBytes),
+    /// What requests to external key managers are signed with.
+    Signer(Uuid, SecretBytes),
 }
 
 impl Created {
     fn id(&self) -> Uuid {
         match self {
             Self::Version(entry) => entry.version.material,
-            Self::ImportKey(id, _) => *id,
+            Self::ImportKey(id, _) | Self::Signer(id, _) => *id,
         }
     }
 
@@ -181,6 +199,7 @@ impl Created {
                 material.put(entry.version.material, key).await
             }
             Self::ImportKey(id, key) => material.put_import_key(*id, key).await,
+            Self::Signer(id, key) => material.put_signer(*id, key).await,
         }
     }
 }
@@ -193,6 +212,9 @@ impl<T> Plan<T> {
             key: None,
             versions: Vec::new(),
             job: None,
+            connection: None,
+            ekm_config: None,
+            signer: None,
             create: None,
             shred: None,
             announce: Vec::new(),
@@ -208,8 +230,23 @@ impl<T> Plan<T> {
 
     /// The same change with another reply.
     fn replying<U>(self, reply: U) -> Plan<U> {
-        let Self { ring, key, versions, job, create, shred, announce, version, refused, reply: _ } = self;
-        Plan { ring, key, versions, job, create, shred, announce, version, refused, reply }
+        let Self { ring, key, versions, job, connection, ekm_config, signer, .. } = self;
+        let Self { create, shred, announce, version, refused, .. } = self;
+        Plan {
+            ring,
+            key,
+            versions,
+            job,
+            connection,
+            ekm_config,
+            signer,
+            create,
+            shred,
+            announce,
+            version,
+            refused,
+            reply,
+        }
     }
 
     fn job(entry: JobEntry, reply: T) -> Self {
@@ -229,6 +266,7 @@ enum On<'a> {
     Key(&'a CryptoKeyName),
     Version(&'a CryptoKeyVersionName),
     Job(&'a ImportJobName),
+    Connection(&'a EkmConnectionName),
 }
 
 impl On<'_> {
@@ -239,6 +277,7 @@ impl On<'_> {
             Self::Key(name) => name.as_str(),
             Self::Version(name) => name.as_str(),
             Self::Job(name) => name.as_str(),
+            Self::Connection(name) => name.as_str(),
         }
     }
 
@@ -249,12 +288,13 @@ impl On<'_> {
             Self::Key(name) => name.project(),
             Self::Version(name) => name.project(),
             Self::Job(name) => name.project(),
+            Self::Connection(name) => name.project(),
         }
     }
 
     fn key(&self) -> Option<CryptoKeyName> {
         match self {
-            Self::Location(_) | Self::Ring(_) | Self::Job(_) => None,
+            Self::Location(_) | Self::Ring(_) | Self::Job(_) | Self::Connection(_) => None,
             Self::Key(name) => Some((*name).clone()),
             Self::Version(name) => Some(name.crypto_key_name()),
         }
@@ -262,7 +302,7 @@ impl On<'_> {
 
     fn ring(&self) -> Option<KeyRingName> {
         match self {
-            Self::Location(_) => None,
+            Self::Location(_) | Self::Connection(_) => None,
             Self::Ring(name) => Some((*name).clone()),
             Self::Key(_) | Self::Version(_) => self.key().map(|key| key.key_ring_name()),
             Self::Job(name) => Some(name.key_ring_name()),
@@ -272,6 +312,13 @@ impl On<'_> {
     fn job(&self) -> Option<&ImportJobName> {
         match self {
             Self::Job(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    fn connection(&self) -> Option<&EkmConnectionName> {
+        match self {
+            Self::Connection(name) => Some(name),
             _ => None,
         }
     }
@@ -287,8 +334,10 @@ fn may(index: &Index, caller: &Caller, permission: &str, on: On<'_>) -> bool {
     let ring = || on.ring().and_then(|ring| index.rings.get(ring.as_str()));
     let key = || on.key().and_then(|key| index.keys.get(key.as_str()));
     let job = || on.job().and_then(|job| index.jobs.get(job.as_str()));
+    let connection = || on.connection().and_then(|name| index.connections.get(name.as_str()));
     principal == Caller::LOCAL_ADMIN
         || job().is_some_and(|job| job.policy.grants(principal, permission))
+        || connection().is_some_and(|entry| entry.policy.grants(principal, permission))
         || key().is_some_and(|key| key.record.policy.grants(principal, permission))
         || ring().is_some_and(|ring| ring.policy.grants(principal, permission))
 }
@@ -314,7 +363,21 @@ impl Kms {
         store: Arc<dyn ObjectStore>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { inner: Arc::new(Box::pin(open::open(config, store, clock)).await?) }))
+        let root = open_or_make(&store, &config.root, config.passphrase_params, clock.now()).await?;
+        Self::open_with(config, root, store, clock).await
+    }
+
+    /// Opens the KMS of a store whose root was opened before; the root secret of `config` is not used.
+    ///
+    /// # Errors
+    /// `DataLoss` when stored bytes are not what was written; what the store answers.
+    pub async fn open_with(
+        config: KmsConfig,
+        root: OpenedRoot,
+        store: Arc<dyn ObjectStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self { inner: Arc::new(Box::pin(open::open(config, root, store, clock)).await?) }))
     }
 
     /// The log of every use and change of a key.
@@ -389,6 +452,10 @@ impl Inner {
         outcome: Result<&T, &Error>,
     ) -> Result<()> {
         let mut entry = Entry::new(SERVICE, call.method, &call.resource, &call.caller);
+        entry.context.remove(ACCESS_REASON);
+        if matches!(call.method, "Encrypt" | "Decrypt") {
+            entry.justification = Some(AccessReason::of(&call.caller).as_str().to_owned());
+        }
         if let Some(version) = version {
             entry = entry.with_key_version(version.as_str());
         }
@@ -434,6 +501,9 @@ impl Inner {
             plan.ring.into_iter().for_each(|entry| index.put_ring(entry));
             plan.key.into_iter().for_each(|entry| index.put_key(entry));
             plan.job.into_iter().for_each(|entry| index.put_job(entry));
+            plan.connection.into_iter().for_each(|entry| index.put_connection(entry));
+            plan.ekm_config.into_iter().for_each(|(place, default)| index.put_ekm_config(&place, default));
+            index.signer = plan.signer.or(index.signer);
         }
         self.announce(plan.announce);
         self.wake.notify_one();
@@ -485,10 +555,20 @@ async fn write_records(turn: &mut Database, batch: RecordBatch) -> Result<()> {
 
 /// The records of a change, if it changes any.
 fn batch<T>(plan: &Plan<T>) -> Result<Option<RecordBatch>> {
-    if plan.ring.is_none() && plan.key.is_none() && plan.job.is_none() {
+    let external = plan.connection.is_some() || plan.ekm_config.is_some() || plan.signer.is_some();
+    if plan.ring.is_none() && plan.key.is_none() && plan.job.is_none() && !external {
         return Ok(None);
     }
     let mut batch = RecordBatch::new();
+    if let Some(entry) = &plan.connection {
+        batch = batch.put(&open::connection_record(&entry.connection.name), entry)?;
+    }
+    if let Some((place, default)) = &plan.ekm_config {
+        batch = batch.put(&open::ekm_config_record(place), default)?;
+    }
+    if let Some(signer) = &plan.signer {
+        batch = batch.put(open::SIGNER_RECORD, signer)?;
+    }
     if let Some(entry) = &plan.job {
         batch = batch.put(&open::job_record(&entry.job.name), entry)?;
     }

@@ -1,9 +1,10 @@
-//! Key rings, keys, versions, IAM and the root seal: a Cloud KMS with symmetric software keys.
+//! Key rings, keys, versions, IAM and the root seal: a Cloud KMS with symmetric keys, in software and external.
 //!
 //! Invariant: this crate knows no service that uses its keys and no wire format of an API.
 
 pub mod agents;
 mod ciphertext;
+pub mod external;
 mod iam;
 mod index;
 mod kms;
@@ -24,10 +25,13 @@ pub use kms::{
 };
 pub use model::{
     Algorithm, CryptoKey, CryptoKeyUpdate, CryptoKeyVersion, Import, ImportJob, ImportJobState, KeyRing,
-    KeyView, NewCryptoKey, NewImportJob, Page, PageRequest, ProtectionLevel, Purpose, VersionState,
-    VersionTemplate,
+    KeyView, NewCryptoKey, NewImportJob, NewVersion, Page, PageRequest, ProtectionLevel, Purpose,
+    VersionState, VersionTemplate, VersionUpdate,
 };
-pub use seal::{RootSecret, reseal};
+pub use seal::{
+    AddedSeal, MAX_SHARES, NewSeal, OpenedRoot, RootSecret, RootWrap, SealInfo, SealedRoot, Share, Token,
+    WrapPlace, open_or_make,
+};
 pub use service::{Decrypted, Encrypted, KeyChange, KeyService};
 
 #[doc(hidden)]
@@ -44,8 +48,9 @@ pub mod fuzzing {
         else {
             return;
         };
-        if let Ok((version, message)) = crate::ciphertext::parse(bytes) {
-            let _ = crate::ciphertext::open(&material, &key, version, b"", message);
+        if let Ok(parsed) = crate::ciphertext::parse(bytes) {
+            let _ =
+                crate::ciphertext::open(parsed.kind, &material, &key, parsed.version, b"", parsed.message);
         }
     }
 
@@ -55,7 +60,7 @@ pub mod fuzzing {
         let _ = crate::lists::Filter::parse(text, crate::model::KeyView::FIELDS);
     }
 
-    /// Reads a `root.json` and opens its keys, under a fixed key.
+    /// Reads a `root.json` and opens its keys, under a fixed key; reads a key file and a share.
     pub fn root(bytes: &[u8]) {
         if let Ok(key) = SecretKey::from_slice(&[7; 32]) {
             crate::seal::fuzz(bytes, &key);

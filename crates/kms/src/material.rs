@@ -1,5 +1,5 @@
-//! The key material: one object per version, removed when the version is destroyed, and one per import job, removed
-//! when the job expires.
+//! The key material: one object per version, removed when the version is destroyed, one per import job, removed when
+//! the job expires, and one for the key that requests to external key managers are signed with.
 //!
 //! ```text
 //!  0        4         5
@@ -8,9 +8,12 @@
 //! +--------+---------+--------------------------------------------------------+
 //! | "CVKI" | 1       | Cobblestone-256 message: an RSA key in PKCS #8         |
 //! +--------+---------+--------------------------------------------------------+
+//! | "CVKJ" | 1       | Cobblestone-256 message: an RSA key in PKCS #8         |
+//! +--------+---------+--------------------------------------------------------+
 //! ```
 //! The message is sealed under the root's `material-wrap` key. Its context is two parts, each after its
-//! length as u64: `claviger.kms.material.v1` or `claviger.kms.import-key.v1`, the 16 bytes of the object's id.
+//! length as u64: `claviger.kms.material.v1`, `claviger.kms.import-key.v1` or `claviger.kms.ekm-signer.v1`, the 16
+//! bytes of the object's id.
 //!
 //! Invariant: material leaves this file only inside a [`SecretKey`] or [`SecretBytes`], and reaches the store (which seals
 //! it again, against swapped and old objects) only wrapped, so that no plain copy is left in a buffer.
@@ -34,6 +37,7 @@ use crate::storage;
 enum Kind {
     Version,
     ImportKey,
+    Signer,
 }
 
 impl Kind {
@@ -41,6 +45,7 @@ impl Kind {
         match self {
             Self::Version => b"CVKM\x01",
             Self::ImportKey => b"CVKI\x01",
+            Self::Signer => b"CVKJ\x01",
         }
     }
 
@@ -48,6 +53,7 @@ impl Kind {
         match self {
             Self::Version => b"claviger.kms.material.v1",
             Self::ImportKey => b"claviger.kms.import-key.v1",
+            Self::Signer => b"claviger.kms.ekm-signer.v1",
         }
     }
 
@@ -84,6 +90,11 @@ impl Material {
         self.write(Kind::ImportKey, id, key.expose()).await
     }
 
+    /// Writes what requests to external key managers are signed with; it is durable then.
+    pub(crate) async fn put_signer(&self, id: Uuid, key: &SecretBytes) -> Result<()> {
+        self.write(Kind::Signer, id, key.expose()).await
+    }
+
     async fn write(&self, kind: Kind, id: Uuid, secret: &[u8]) -> Result<()> {
         let sealed = cobblestone::seal(&self.wrap, &kind.context(id), secret)
             .map_err(|e| Error::internal("key material could not be wrapped").because(e))?;
@@ -100,6 +111,11 @@ impl Material {
     /// Reads the private key of an import job.
     pub(crate) async fn load_import_key(&self, id: Uuid) -> Result<SecretBytes> {
         self.read(Kind::ImportKey, id).await
+    }
+
+    /// Reads what requests to external key managers are signed with.
+    pub(crate) async fn load_signer(&self, id: Uuid) -> Result<SecretBytes> {
+        self.read(Kind::Signer, id).await
     }
 
     async fn read(&self, kind: Kind, id: Uuid) -> Result<SecretBytes> {

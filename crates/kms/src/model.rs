@@ -11,6 +11,8 @@ use claviger_crypto::wrapping::Method;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::external::{AccessReason, EkmConnectionName, ExternalKey};
+
 /// A group of keys. It is never deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRing {
@@ -46,6 +48,37 @@ pub struct CryptoKey {
     /// Whether all of its material comes from elsewhere; immutable.
     #[serde(default)]
     pub import_only: bool,
+    /// Where its material lives; immutable.
+    #[serde(default = "software")]
+    pub protection: ProtectionLevel,
+    /// The connection to the external key manager, for `EXTERNAL_VPC`; immutable.
+    #[serde(default)]
+    pub backend: Option<EkmConnectionName>,
+    /// The reasons for which the key may be used; none is all.
+    #[serde(default)]
+    pub justifications: Option<Vec<AccessReason>>,
+}
+
+fn software() -> ProtectionLevel {
+    ProtectionLevel::Software
+}
+
+impl CryptoKey {
+    /// Whether a partner's key manager keeps its material.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        matches!(self.protection, ProtectionLevel::External | ProtectionLevel::ExternalVpc)
+    }
+
+    /// The algorithm of its versions, as the API spells it.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        if self.is_external() {
+            Algorithm::ExternalSymmetricEncryption
+        } else {
+            Algorithm::GoogleSymmetricEncryption
+        }
+    }
 }
 
 /// The states of a version.
@@ -98,11 +131,33 @@ pub struct CryptoKeyVersion {
     /// How its material came in, unless it was made here.
     #[serde(default)]
     pub import: Option<Import>,
+    /// Where the external key is, for a version of such a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalKey>,
     /// The name of its material's object.
     pub(crate) material: Uuid,
 }
 
 impl CryptoKeyVersion {
+    /// Where its material lives.
+    #[must_use]
+    pub fn protection(&self) -> ProtectionLevel {
+        match self.external {
+            None => ProtectionLevel::Software,
+            Some(ExternalKey::Uri(_)) => ProtectionLevel::External,
+            Some(ExternalKey::Path(_)) => ProtectionLevel::ExternalVpc,
+        }
+    }
+
+    /// How it encrypts.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        match self.external {
+            None => Algorithm::GoogleSymmetricEncryption,
+            Some(_) => Algorithm::ExternalSymmetricEncryption,
+        }
+    }
+
     /// Whether material can be imported into this version again.
     #[must_use]
     pub fn reimport_eligible(&self) -> bool {
@@ -225,8 +280,9 @@ pub enum Purpose {
     AesWrapping,
 }
 
-/// Where key material lives. Only [`ProtectionLevel::Software`] is built.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where key material lives. Hardware is not built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ProtectionLevel {
     /// Not said: software.
     #[default]
@@ -243,7 +299,22 @@ pub enum ProtectionLevel {
     HsmSingleTenant,
 }
 
-/// How a version encrypts. Only [`Algorithm::GoogleSymmetricEncryption`] is built.
+impl ProtectionLevel {
+    /// The level as the API spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unspecified => "PROTECTION_LEVEL_UNSPECIFIED",
+            Self::Software => "SOFTWARE",
+            Self::Hsm => "HSM",
+            Self::External => "EXTERNAL",
+            Self::ExternalVpc => "EXTERNAL_VPC",
+            Self::HsmSingleTenant => "HSM_SINGLE_TENANT",
+        }
+    }
+}
+
+/// How a version encrypts. Only the symmetric ones are built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Algorithm {
     /// Not said: the purpose's own.
@@ -251,8 +322,23 @@ pub enum Algorithm {
     Unspecified,
     /// Authenticated encryption with the service's own choice of a cipher.
     GoogleSymmetricEncryption,
+    /// The same, with a key of an external key manager around it.
+    ExternalSymmetricEncryption,
     /// Another algorithm of the API, by its name.
     Other(String),
+}
+
+impl Algorithm {
+    /// The algorithm as the API spells it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Unspecified => "CRYPTO_KEY_VERSION_ALGORITHM_UNSPECIFIED",
+            Self::GoogleSymmetricEncryption => "GOOGLE_SYMMETRIC_ENCRYPTION",
+            Self::ExternalSymmetricEncryption => "EXTERNAL_SYMMETRIC_ENCRYPTION",
+            Self::Other(name) => name,
+        }
+    }
 }
 
 /// What new versions of a key are made as.
@@ -285,6 +371,8 @@ pub struct NewCryptoKey {
     pub crypto_key_backend: String,
     /// Whether to make the key without a version.
     pub skip_initial_version: bool,
+    /// The reasons for which the key may be used; none is all.
+    pub justifications: Option<Vec<AccessReason>>,
 }
 
 impl NewCryptoKey {
@@ -293,6 +381,24 @@ impl NewCryptoKey {
     pub fn symmetric() -> Self {
         Self { purpose: Purpose::EncryptDecrypt, ..Self::default() }
     }
+}
+
+/// What CreateCryptoKeyVersion asks for.
+#[derive(Clone, Debug)]
+pub struct NewVersion {
+    /// Enabled or disabled.
+    pub state: VersionState,
+    /// Where the external key is, for a version of such a key.
+    pub external: Option<ExternalKey>,
+}
+
+/// What UpdateCryptoKeyVersion changes: the fields of its mask, with their new values.
+#[derive(Clone, Debug, Default)]
+pub struct VersionUpdate {
+    /// Enabled or disabled.
+    pub state: Option<VersionState>,
+    /// Another place of the same external key.
+    pub external: Option<ExternalKey>,
 }
 
 /// What CreateImportJob asks for.
@@ -325,6 +431,8 @@ pub struct CryptoKeyUpdate {
     pub next_rotation_time: Option<Option<Timestamp>>,
     /// What new versions are made as.
     pub template: Option<VersionTemplate>,
+    /// Other reasons for which the key may be used, or all.
+    pub justifications: Option<Option<Vec<AccessReason>>>,
 }
 
 /// Which part of a list is asked for.

@@ -1,46 +1,34 @@
-//! The root seal: what must be given at start so that the KMS opens, and the keys that it opens.
+//! The root seals: what must be given at start so that the KMS opens, and the keys that it opens.
 //!
-//! `root.json` lies beside the stores and is no secret: it says what seals the KMS (a passphrase and
-//! its salt, a key file, or `root.key` beside it) and holds one random key per store, each sealed under
-//! the key made from that secret. See `docs/formats.md`.
+//! `root.json` lies beside the stores and is no secret: it says what seals the KMS (passphrases and their salts, key
+//! files, shares, keys elsewhere, or `root.key` beside it), and holds the root key under each of these, and one random
+//! key per store under the root key. Any one seal opens. See `docs/formats-kms.md`.
 //!
-//! Invariant: no key is used for two stores; a new seal re-wraps these few keys and nothing else; a
-//! new root is never put over stores that an older one protects.
+//! Invariant: no key is used for two stores; a change of the seals writes `root.json`, whole and at once, and touches
+//! no key; there is always one seal; a new root is never put over stores that an older one protects.
+
+mod file;
+mod secret;
+mod shares;
+mod token;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use claviger_core::{Error, Result};
-use claviger_crypto::passphrase::{self, Params};
-use claviger_crypto::{SecretBytes, SecretKey, cobblestone, fill_random};
+use claviger_core::{Error, ErrorKind, Result, Timestamp};
+use claviger_crypto::SecretKey;
+use claviger_crypto::passphrase::Params;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, PutMode};
-use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, MutexGuard};
 
-use crate::ciphertext::length_prefixed;
+use self::file::{Kind, Opened, ROOT, RootFile, Seal, Stored};
+pub use self::secret::{NewSeal, RootSecret, RootWrap, WrapPlace};
+pub use self::shares::{MAX_SHARES, Share};
+pub use self::token::Token;
 use crate::storage;
-
-const ROOT: &str = "root.json";
-const LOCAL_KEY: &str = "root.key";
-const FORMAT: u32 = 1;
-const DOMAIN: &[u8] = b"claviger.kms.root.v1";
-const SALT_BYTES: usize = 16;
-
-/// The secret that opens a KMS.
-#[derive(Debug)]
-pub enum RootSecret {
-    /// None was configured: `root.key` in the KMS's own directory, made at first start.
-    Local,
-    /// The contents of a key file: 32 bytes, as they are, in hexadecimal or in Base64.
-    KeyFile(SecretBytes),
-    /// A passphrase.
-    Passphrase(SecretBytes),
-}
 
 /// What each key is for; also its name in `root.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +62,14 @@ impl fmt::Debug for RootKeys {
 }
 
 impl RootKeys {
+    fn random() -> Result<Self> {
+        let mut keys = BTreeMap::new();
+        for of in Use::ALL {
+            keys.insert(of.as_str(), SecretKey::random().map_err(no_random)?);
+        }
+        Ok(Self(keys))
+    }
+
     /// Takes the key of a use out.
     ///
     /// # Errors
@@ -83,232 +79,337 @@ impl RootKeys {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct RootFile {
-    format: u32,
-    seal: Seal,
-    keys: BTreeMap<String, String>,
+/// What may be told of a seal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealInfo {
+    /// Not used twice in a KMS.
+    pub id: u32,
+    /// `local-key`, `key-file`, `passphrase`, `shares`, `cloud-kms`, `pkcs11`, or what a newer program wrote.
+    pub kind: String,
+    /// What is particular to it, in words.
+    pub detail: String,
+    /// When it was made, where that is known.
+    pub create_time: Option<Timestamp>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-enum Seal {
-    LocalKey,
-    KeyFile,
-    Passphrase { salt: String, memory_kib: u32, passes: u32, lanes: u32 },
-}
-
-impl Seal {
-    fn describe(&self) -> &'static str {
-        match self {
-            Self::LocalKey => "root.key in its own directory",
-            Self::KeyFile => "a key file",
-            Self::Passphrase { .. } => "a passphrase",
+impl From<&Seal> for SealInfo {
+    fn from(seal: &Seal) -> Self {
+        Self {
+            id: seal.id,
+            kind: seal.kind.name().to_owned(),
+            detail: seal.kind.detail(),
+            create_time: seal.create_time,
         }
+    }
+}
+
+/// What seals a KMS that is not open: the contents of `root.json`.
+#[derive(Debug)]
+pub struct SealedRoot {
+    store: Arc<dyn ObjectStore>,
+    stored: Stored,
+}
+
+impl SealedRoot {
+    /// Reads what seals the KMS of a store. `None`: there is no KMS yet.
+    ///
+    /// # Errors
+    /// `DataLoss` when `root.json` is damaged; `FailedPrecondition` when it is of a newer program, or missing while
+    /// keys are there.
+    pub async fn read(store: Arc<dyn ObjectStore>) -> Result<Option<Self>> {
+        if let Some(json) = storage::get(&store, &Path::from(ROOT)).await? {
+            let stored = Stored::decode(&json)?;
+            return Ok(Some(Self { store, stored }));
+        }
+        for part in ["records", "material", "audit"] {
+            let listed = store.list(Some(&Path::from(part))).try_next().await;
+            if listed.map_err(|e| storage::error("list the keys", e))?.is_some() {
+                return Err(Error::precondition(
+                    "root.json is missing from the KMS directory while keys are there: put it back from a backup",
+                ));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The seals, any one of which opens.
+    #[must_use]
+    pub fn seals(&self) -> Vec<SealInfo> {
+        self.stored.seals().iter().map(SealInfo::from).collect()
+    }
+
+    /// Whether `root.key` opens it, so that a start needs nothing else.
+    #[must_use]
+    pub fn opens_itself(&self) -> bool {
+        self.stored.seals().iter().any(|seal| matches!(seal.kind, Kind::LocalKey))
+    }
+
+    /// Checks a share before it is used.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`: it is none of those that seal this KMS. The text has its number.
+    pub fn check_share(&self, share: &Share) -> Result<()> {
+        let mut failure = None;
+        for seal in self.stored.seals() {
+            match shares::check(share, &seal.kind) {
+                Ok(Some(())) => return Ok(()),
+                Ok(None) => {}
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::precondition(format!("{}: no share opens it", self.told()))))
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when the secret is of another kind or does not open this KMS; `InvalidArgument` when a key
+    /// file does not hold 32 bytes; `Unavailable` when a key elsewhere does not answer.
+    pub async fn open(&self, secret: &RootSecret, params: Params) -> Result<OpenedRoot> {
+        let mut failure = None;
+        for seal in self.stored.seals() {
+            let sealing = secret.sealing_key(&self.store, self.stored.kms(), seal).await;
+            match sealing
+                .and_then(|key| Ok(key.map(|key| self.stored.open(seal, &key)).transpose()?.flatten()))
+            {
+                Ok(Some((file, Opened { keys, root }))) => {
+                    let by = SealInfo::from(seal);
+                    return OpenedRoot::new(self.store.clone(), params, file, keys, root, by).await;
+                }
+                // A seal of this kind that did not open: worth more to tell than the kinds that there are.
+                Ok(None) if same_kind(secret, &seal.kind) => {
+                    failure = failure.or_else(|| {
+                        let what = secret.describe();
+                        let text = format!("{what} does not open this KMS: it is wrong, or of another KMS");
+                        Some(Error::precondition(text))
+                    });
+                }
+                Ok(None) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::precondition(format!("{}: start it with that", self.told()))))
+    }
+
+    fn told(&self) -> String {
+        let kinds: Vec<String> = self.stored.seals().iter().map(|seal| seal.kind.describe()).collect();
+        format!("this KMS is sealed with {}", kinds.join(", or "))
+    }
+}
+
+/// Whether a secret is for seals of a kind, though it may be another one of it.
+fn same_kind(secret: &RootSecret, kind: &Kind) -> bool {
+    match (secret, kind) {
+        (RootSecret::Local, Kind::LocalKey)
+        | (RootSecret::KeyFile(_), Kind::KeyFile)
+        | (RootSecret::Passphrase(_), Kind::Passphrase { .. }) => true,
+        (RootSecret::Shares(given), Kind::Shares { set, .. }) => given.iter().any(|share| share.set() == set),
+        (RootSecret::Wrapped(wrap), Kind::CloudKms { key, .. }) => {
+            wrap.place() == (WrapPlace::CloudKms { key: key.clone() })
+        }
+        (RootSecret::Wrapped(wrap), Kind::Pkcs11 { token, key, .. }) => {
+            wrap.place() == (WrapPlace::Pkcs11 { token: token.clone(), key: key.clone() })
+        }
+        _ => false,
+    }
+}
+
+/// An opened root: the keys of the stores, and what changes the seals.
+#[derive(Debug)]
+pub struct OpenedRoot {
+    pub(crate) keys: RootKeys,
+    pub(crate) seals: Seals,
+    by: SealInfo,
+}
+
+impl OpenedRoot {
+    async fn new(
+        store: Arc<dyn ObjectStore>,
+        params: Params,
+        file: RootFile,
+        keys: RootKeys,
+        root: SecretKey,
+        by: SealInfo,
+    ) -> Result<Self> {
+        if file.seals.iter().all(|seal| !matches!(seal.kind, Kind::LocalKey)) {
+            // What a crash left behind when its seal was removed, or not yet made.
+            secret::remove_local_key(&store).await?;
+        }
+        Ok(Self { keys, seals: Seals { store, params, root, file: Mutex::new(file) }, by })
+    }
+
+    /// The seal that was opened.
+    #[must_use]
+    pub fn opened_by(&self) -> &SealInfo {
+        &self.by
     }
 }
 
 /// Opens the root of a KMS, or makes one when the store is empty.
 ///
 /// # Errors
-/// `FailedPrecondition` when the secret is of another kind or does not open this KMS, or when the root is
-/// missing while keys are there; `InvalidArgument` when a key file does not hold 32 bytes.
-pub(crate) async fn open(
+/// As for [`SealedRoot::read`] and [`SealedRoot::open`].
+pub async fn open_or_make(
     store: &Arc<dyn ObjectStore>,
     secret: &RootSecret,
     params: Params,
-) -> Result<RootKeys> {
-    match storage::get(store, &Path::from(ROOT)).await? {
-        Some(json) => {
-            let file: RootFile = read_root(&json)?;
-            unwrap_keys(&file, &sealing_key(store, secret, &file.seal).await?)
-        }
-        None => {
-            for part in ["records", "material", "audit"] {
-                let listed = store.list(Some(&Path::from(part))).try_next().await;
-                if listed.map_err(|e| storage::error("list the keys", e))?.is_some() {
-                    return Err(Error::precondition(
-                        "root.json is missing from the KMS directory while keys are there: put it back from a backup",
-                    ));
-                }
-            }
-            if matches!(secret, RootSecret::Local)
-                && storage::get(store, &Path::from(LOCAL_KEY)).await?.is_none()
-            {
-                make_local_key(store).await?;
-            }
-            let mut keys = BTreeMap::new();
-            for of in Use::ALL {
-                keys.insert(of.as_str(), SecretKey::random().map_err(no_random)?);
-            }
-            let keys = RootKeys(keys);
-            let file = wrap_keys(store, &keys, secret, params).await?;
-            storage::put(store, &Path::from(ROOT), file, PutMode::Create).await?;
-            Ok(keys)
-        }
+    now: Timestamp,
+) -> Result<OpenedRoot> {
+    if let Some(sealed) = SealedRoot::read(store.clone()).await? {
+        return sealed.open(secret, params).await;
     }
+    let new = match secret {
+        RootSecret::Local => NewSeal::Local,
+        RootSecret::KeyFile(contents) => NewSeal::KeyFile(copied(contents)),
+        RootSecret::Passphrase(text) => NewSeal::Passphrase(copied(text)),
+        RootSecret::Wrapped(wrap) => NewSeal::Wrapped(wrap.clone()),
+        RootSecret::Shares(_) => {
+            return Err(Error::precondition("there is no KMS in this directory that shares could open"));
+        }
+    };
+    let keys = RootKeys::random()?;
+    let (mut file, root) = RootFile::new(&keys)?;
+    let (kind, sealing, _) = new.make(store, params, file.kms, file.next_seal()).await?;
+    file.insert(kind, Some(now), &root, &sealing)?;
+    storage::put(store, &Path::from(ROOT), file.encode()?, PutMode::Create).await?;
+    let by = file.seals.first().map(SealInfo::from);
+    let by = by.ok_or_else(|| Error::internal("a new KMS has no seal"))?;
+    OpenedRoot::new(store.clone(), params, file, keys, root, by).await
 }
 
-/// Seals a KMS under another secret. The KMS must not be open. Only `root.json` is written.
-///
-/// # Errors
-/// As for opening it with `current`; what the store answers.
-pub async fn reseal(
-    store: &Arc<dyn ObjectStore>,
-    current: &RootSecret,
-    new: &RootSecret,
+fn copied(secret: &claviger_crypto::SecretBytes) -> claviger_crypto::SecretBytes {
+    claviger_crypto::SecretBytes::new(secret.expose().to_vec())
+}
+
+/// A seal that was made.
+#[derive(Debug)]
+pub struct AddedSeal {
+    /// The seal.
+    pub seal: SealInfo,
+    /// Its shares, when it has some. They are not kept.
+    pub shares: Vec<Share>,
+}
+
+/// The seals of an open KMS.
+pub(crate) struct Seals {
+    store: Arc<dyn ObjectStore>,
     params: Params,
-) -> Result<()> {
-    let path = Path::from(ROOT);
-    let json = storage::get(store, &path).await?;
-    let file = read_root(&json.ok_or_else(|| Error::precondition("there is no KMS in this directory"))?)?;
-    let keys = unwrap_keys(&file, &sealing_key(store, current, &file.seal).await?)?;
-    if matches!(new, RootSecret::Local) && storage::get(store, &Path::from(LOCAL_KEY)).await?.is_none() {
-        make_local_key(store).await?;
-    }
-    let sealed = wrap_keys(store, &keys, new, params).await?;
-    storage::put(store, &path, sealed, PutMode::Overwrite).await?;
-    if matches!(current, RootSecret::Local) && !matches!(new, RootSecret::Local) {
-        storage::delete(store, &Path::from(LOCAL_KEY)).await?;
-    }
-    Ok(())
+    root: SecretKey,
+    file: Mutex<RootFile>,
 }
 
-fn read_root(json: &[u8]) -> Result<RootFile> {
-    let file: RootFile = serde_json::from_slice(json).map_err(|e| damaged("cannot be read").because(e))?;
-    if file.format == FORMAT {
-        Ok(file)
-    } else {
-        Err(Error::precondition(format!(
-            "root.json has the format {}, and this program reads {FORMAT}: use a newer program",
-            file.format
-        )))
+impl fmt::Debug for Seals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seals")
     }
 }
 
-fn damaged(what: &str) -> Error {
-    Error::new(claviger_core::ErrorKind::DataLoss, format!("root.json of the KMS {what}"))
+/// A change of the seals that was found right and is still to be made.
+#[derive(Debug)]
+pub(crate) struct SealChange<T> {
+    file: RootFile,
+    /// The seal that it is about.
+    pub(crate) seal: SealInfo,
+    reply: T,
+}
+
+/// The turn of whoever changes the seals.
+pub(crate) struct SealTurn<'a> {
+    seals: &'a Seals,
+    file: MutexGuard<'a, RootFile>,
+}
+
+impl Seals {
+    /// The seals as they are.
+    pub(crate) async fn list(&self) -> Vec<SealInfo> {
+        self.file.lock().await.seals.iter().map(SealInfo::from).collect()
+    }
+
+    /// Waits for its turn.
+    pub(crate) async fn turn(&self) -> SealTurn<'_> {
+        SealTurn { seals: self, file: self.file.lock().await }
+    }
+}
+
+impl SealTurn<'_> {
+    /// A new seal, in the place of another one or beside all.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such other; `AlreadyExists` for a second `root.key`; `ResourceExhausted` when there
+    /// are too many seals; what a key elsewhere answers.
+    pub(crate) async fn add(
+        &self,
+        new: &NewSeal,
+        replace: Option<u32>,
+        now: Timestamp,
+    ) -> Result<SealChange<AddedSeal>> {
+        let mut file = self.file.clone();
+        if let Some(old) = replace {
+            file.take(old)?;
+        }
+        if matches!(new, NewSeal::Local)
+            && self.file.seals.iter().any(|seal| matches!(seal.kind, Kind::LocalKey))
+        {
+            return Err(Error::already_exists("root.key seals this KMS already"));
+        }
+        let Seals { store, params, root, .. } = self.seals;
+        let (kind, sealing, shares) = new.make(store, *params, file.kms, file.next_seal()).await?;
+        let id = file.insert(kind, Some(now), root, &sealing)?;
+        let seal = file.seals.iter().find(|seal| seal.id == id).map(SealInfo::from);
+        let seal = seal.ok_or_else(|| Error::internal("a new seal is not there"))?;
+        Ok(SealChange { file, seal: seal.clone(), reply: AddedSeal { seal, shares } })
+    }
+
+    /// One seal less.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such seal; `FailedPrecondition` when it is the last that this program can open.
+    pub(crate) fn remove(&self, id: u32) -> Result<SealChange<()>> {
+        let mut file = self.file.clone();
+        let seal = SealInfo::from(&file.take(id)?);
+        if file.seals.iter().all(|seal| matches!(seal.kind, Kind::Unknown(_))) {
+            return Err(Error::precondition(format!(
+                "seal {id} is the last one that opens this KMS: add another before you remove it, or replace it"
+            )));
+        }
+        Ok(SealChange { file, seal, reply: () })
+    }
+
+    /// Makes a change; it is durable then.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(crate) async fn commit<T>(mut self, change: SealChange<T>) -> Result<T> {
+        let store = &self.seals.store;
+        storage::put(store, &Path::from(ROOT), change.file.encode()?, PutMode::Overwrite).await?;
+        let had_local = self.file.seals.iter().any(|seal| matches!(seal.kind, Kind::LocalKey));
+        *self.file = change.file;
+        if had_local && self.file.seals.iter().all(|seal| !matches!(seal.kind, Kind::LocalKey)) {
+            secret::remove_local_key(store).await?;
+        }
+        Ok(change.reply)
+    }
 }
 
 fn no_random(error: claviger_crypto::Error) -> Error {
-    Error::internal("the machine gives no random bytes").because(error)
+    Error::new(ErrorKind::Internal, "the machine gives no random bytes").because(error)
 }
 
-async fn wrap_keys(
-    store: &Arc<dyn ObjectStore>,
-    keys: &RootKeys,
-    secret: &RootSecret,
-    params: Params,
-) -> Result<Vec<u8>> {
-    let seal = match secret {
-        RootSecret::Local => Seal::LocalKey,
-        RootSecret::KeyFile(_) => Seal::KeyFile,
-        RootSecret::Passphrase(_) => {
-            let mut salt = [0; SALT_BYTES];
-            fill_random(&mut salt).map_err(no_random)?;
-            let Params { memory_kib, passes, lanes } = params;
-            Seal::Passphrase { salt: BASE64.encode(salt), memory_kib, passes, lanes }
+/// What a changed `root.json`, key file or share meets.
+pub(crate) fn fuzz(bytes: &[u8], sealing: &SecretKey) {
+    if let Ok(stored) = Stored::decode(bytes) {
+        for seal in stored.seals() {
+            let _ = stored.open(seal, sealing);
+            let _ = (SealInfo::from(seal), seal.kind.describe());
         }
-    };
-    let sealing = sealing_key(store, secret, &seal).await?;
-    let mut wrapped = BTreeMap::new();
-    for (name, key) in &keys.0 {
-        let sealed = cobblestone::seal(&sealing, &context(name), key.expose()).map_err(no_random)?;
-        wrapped.insert((*name).to_owned(), BASE64.encode(sealed));
     }
-    let file = RootFile { format: FORMAT, seal, keys: wrapped };
-    serde_json::to_vec_pretty(&file).map_err(|e| Error::internal("root.json could not be encoded").because(e))
-}
-
-fn unwrap_keys(file: &RootFile, sealing: &SecretKey) -> Result<RootKeys> {
-    let mut keys = BTreeMap::new();
-    for of in Use::ALL {
-        let name = of.as_str();
-        let text = file.keys.get(name).ok_or_else(|| damaged("lacks a key"))?;
-        let sealed = BASE64.decode(text).map_err(|e| damaged("cannot be read").because(e))?;
-        let key = cobblestone::open_secret(sealing, &context(name), &sealed).map_err(|e| {
-            let text = format!(
-                "the root key does not open this KMS, which is sealed with {}: it is another KMS's, or root.json was changed",
-                file.seal.describe()
-            );
-            Error::precondition(text).because(e)
-        })?;
-        let key = SecretKey::from_slice(key.expose())
-            .map_err(|e| damaged("holds a key of another length").because(e))?;
-        keys.insert(name, key);
+    let _ = secret::parse_key(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(share) = text.parse::<Share>()
+    {
+        let _ = shares::check(&share, &Kind::KeyFile);
+        let _ = share.expose_text();
     }
-    Ok(RootKeys(keys))
-}
-
-fn context(name: &str) -> Vec<u8> {
-    length_prefixed(&[DOMAIN, name.as_bytes()])
-}
-
-/// The key that `secret` gives for `seal`.
-async fn sealing_key(store: &Arc<dyn ObjectStore>, secret: &RootSecret, seal: &Seal) -> Result<SecretKey> {
-    match (seal, secret) {
-        (Seal::LocalKey, RootSecret::Local) => {
-            let key = storage::get(store, &Path::from(LOCAL_KEY)).await?;
-            let key = key.ok_or_else(|| {
-                Error::precondition(
-                    "root.key is missing from the KMS directory, which is sealed with it: put it back",
-                )
-            })?;
-            parse_key(&key)
-        }
-        (Seal::KeyFile, RootSecret::KeyFile(contents)) => parse_key(contents.expose()),
-        (Seal::Passphrase { salt, memory_kib, passes, lanes }, RootSecret::Passphrase(text)) => {
-            let salt = BASE64.decode(salt).map_err(|e| damaged("cannot be read").because(e))?;
-            let params = Params { memory_kib: *memory_kib, passes: *passes, lanes: *lanes };
-            let text = SecretBytes::new(text.expose().to_vec());
-            // Tens of milliseconds by design: not on a thread that serves others.
-            let derived =
-                tokio::task::spawn_blocking(move || passphrase::derive(&text, &salt, &params)).await;
-            derived
-                .map_err(|e| Error::internal("the derivation of the root key failed").because(e))?
-                .map_err(|e| Error::precondition(format!("the root key cannot be derived: {e}")).because(e))
-        }
-        (seal, _) => Err(Error::precondition(format!(
-            "this KMS is sealed with {}: start it with that",
-            seal.describe()
-        ))),
-    }
-}
-
-async fn make_local_key(store: &Arc<dyn ObjectStore>) -> Result<()> {
-    let key = SecretKey::random().map_err(no_random)?;
-    let text = BASE64.encode(key.expose()) + "\n";
-    storage::put(store, &Path::from(LOCAL_KEY), text.into_bytes(), PutMode::Create).await
-}
-
-/// Reads a key of 32 bytes: raw, hexadecimal or Base64.
-fn parse_key(contents: &[u8]) -> Result<SecretKey> {
-    let wrong = || Error::invalid("a key file holds 32 bytes: as they are, in hexadecimal or in Base64");
-    if contents.len() == SecretKey::LEN {
-        return SecretKey::from_slice(contents).map_err(|_| wrong());
-    }
-    let text = contents.trim_ascii();
-    let decoded = if text.len() == 2 * SecretKey::LEN {
-        SecretBytes::new(unhex(text).ok_or_else(wrong)?)
-    } else {
-        let decoded =
-            [&BASE64, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD].iter().find_map(|e| e.decode(text).ok());
-        SecretBytes::new(decoded.ok_or_else(wrong)?)
-    };
-    SecretKey::from_slice(decoded.expose()).map_err(|_| wrong())
-}
-
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |c: u8| char::from(c).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    text.chunks_exact(2).map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect()
-}
-
-/// What a changed `root.json` meets.
-pub(crate) fn fuzz(json: &[u8], sealing: &SecretKey) {
-    if let Ok(file) = read_root(json) {
-        let _ = unwrap_keys(&file, sealing);
-    }
-    let _ = parse_key(json);
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! A refusal (`PermissionDenied`, `FailedPrecondition`, `NotFound`) is an answer about the key;
 //! silence is `Unavailable` and says nothing about it.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName};
 use claviger_core::{Caller, Result};
@@ -28,6 +30,8 @@ pub struct Decrypted {
     pub version: CryptoKeyVersionName,
     /// Whether that version is the key's primary one now. When it is not, the key was rotated.
     pub used_primary: bool,
+    /// How long an external key manager lets the plaintext be kept while it is silent, if it says.
+    pub cache_for: Option<Duration>,
 }
 
 /// Says that the state of a version, the primary version or the access to a key may have changed.
@@ -46,9 +50,10 @@ pub trait KeyService: Send + Sync {
     /// - `PermissionDenied`: the caller has no grant, or the key is not there and the caller may not know.
     /// - `NotFound`: no such key.
     /// - `FailedPrecondition`: the key has no usable primary version; the violations name the version
-    ///   with the kind `KEY_DISABLED`, `KEY_DESTROY_SCHEDULED` or `KEY_DESTROYED`.
+    ///   with the kind `KEY_DISABLED`, `KEY_DESTROY_SCHEDULED` or `KEY_DESTROYED`; or an external key manager refused,
+    ///   with a kind that begins with `EXTERNAL_`; or a policy of the key refuses the reason of the use.
     /// - `InvalidArgument`: plaintext or additional data over the limit.
-    /// - `Unavailable`: silence.
+    /// - `Unavailable`: silence, of the KMS or of an external key manager.
     async fn encrypt(
         &self,
         caller: &Caller,

@@ -1,8 +1,9 @@
 //! The errors of Cloud KMS, word for word where Google documents or sends them: clients match on them.
 
-use claviger_core::Error;
 use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, ImportJobName, KeyRingName};
+use claviger_core::{Error, ErrorKind};
 
+use crate::external::{AccessReason, EkmConnectionName, ExternalFailure};
 use crate::model::{ImportJobState, VersionState};
 
 /// The caller lacks a permission, or must not know that the resource is missing.
@@ -26,6 +27,41 @@ pub(crate) fn no_version(name: &CryptoKeyVersionName) -> Error {
 
 pub(crate) fn no_job(name: &ImportJobName) -> Error {
     Error::not_found(format!("ImportJob {name} not found."))
+}
+
+pub(crate) fn no_connection(name: &EkmConnectionName) -> Error {
+    Error::not_found(format!("EkmConnection {name} not found."))
+}
+
+/// An external key that cannot be used. The key's own state is named first; then what the manager said, or that it
+/// said nothing.
+pub(crate) fn external(
+    name: &CryptoKeyVersionName,
+    reason: AccessReason,
+    failure: &ExternalFailure,
+) -> Error {
+    let enabled = format!("{name} is enabled.");
+    let reason = reason.as_str();
+    let (error, kind, message) = match failure {
+        ExternalFailure::Refused { kind, detail } => {
+            let text = format!("The external key manager refused the use of {name} for {reason}: {detail}");
+            (Error::precondition(&text), kind, text)
+        }
+        ExternalFailure::Silent { kind, detail } => {
+            let text = format!("The external key manager of {name} does not answer: {detail}");
+            (Error::new(ErrorKind::Unavailable, &text), kind, text)
+        }
+    };
+    error.violating("KEY_ENABLED", name.as_str(), enabled).violating(kind, name.as_str(), message)
+}
+
+/// A use of a key for a reason that its policy does not have.
+pub(crate) fn not_justified(name: &CryptoKeyName, reason: AccessReason) -> Error {
+    let message = format!(
+        "The use of {name} for {} is not allowed by its key access justifications policy.",
+        reason.as_str()
+    );
+    Error::precondition(&message).violating("KEY_ACCESS_JUSTIFICATION_DENIED", name.as_str(), message)
 }
 
 pub(crate) fn exists(kind: &str, name: &str) -> Error {

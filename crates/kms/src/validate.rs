@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use claviger_core::{Error, Result, Timestamp};
 
-use crate::model::{Algorithm, NewCryptoKey, NewImportJob, ProtectionLevel, Purpose, VersionTemplate};
+use crate::external::{AccessReason, ExternalKey, Resolver};
+use crate::model::{
+    Algorithm, CryptoKey, NewCryptoKey, NewImportJob, ProtectionLevel, Purpose, VersionTemplate,
+};
 
 /// Characters of an id, at most.
 const MAX_ID_CHARS: usize = 63;
@@ -15,6 +18,14 @@ const MAX_ID_CHARS: usize = 63;
 const MAX_LABELS: usize = 64;
 /// Characters of a label's key or value, at most.
 const MAX_LABEL_CHARS: usize = 63;
+/// Bytes of the place of an external key, at most.
+const MAX_URI: usize = 2048;
+/// Characters of a host, at most (RFC 1035).
+const MAX_HOST: usize = 253;
+/// Certificates of an external key manager, at most; Cloud KMS's figure.
+const MAX_CERTIFICATES: usize = 10;
+/// Bytes of one of them, at most.
+const MAX_CERTIFICATE_BYTES: usize = 16 * 1024;
 /// The longest rotation period.
 const MAX_ROTATION: Duration = Duration::from_secs(876_000 * 3600);
 /// The longest time that a version stays scheduled for destruction.
@@ -122,10 +133,138 @@ pub(crate) fn new_key(new: &NewCryptoKey) -> Result<()> {
     if new.import_only && (new.rotation_period.is_some() || new.next_rotation_time.is_some()) {
         return Err(import_only_schedule());
     }
-    if !new.crypto_key_backend.is_empty() {
-        return Err(Error::unimplemented("Keys in a crypto key backend are not built."));
+    let level = level(new);
+    if level != ProtectionLevel::ExternalVpc && !new.crypto_key_backend.is_empty() {
+        return Err(Error::unimplemented(
+            "Keys in a crypto key backend are not built, but for those of EXTERNAL_VPC.",
+        ));
     }
-    template(&new.template.clone().unwrap_or_default())
+    justifications(new.justifications.as_deref())?;
+    let asked = new.template.clone().unwrap_or_default();
+    if !is_external(level) {
+        software(level, "Keys")?;
+        return algorithm("version_template.algorithm", &asked.algorithm);
+    }
+    external_algorithm(&asked.algorithm)?;
+    if new.import_only {
+        return Err(Error::invalid_field(
+            "import_only",
+            "cannot be set for a key whose material is elsewhere",
+        ));
+    }
+    if !new.skip_initial_version {
+        return Err(Error::invalid_field(
+            "skip_initial_version_creation",
+            "must be set for an external key: each version names the key behind it",
+        ));
+    }
+    if new.rotation_period.is_some() || new.next_rotation_time.is_some() {
+        return Err(external_schedule());
+    }
+    Ok(())
+}
+
+/// The protection level that a new key asks for.
+pub(crate) fn level(new: &NewCryptoKey) -> ProtectionLevel {
+    match new.template.as_ref().map_or(ProtectionLevel::Unspecified, |template| template.protection_level) {
+        ProtectionLevel::Unspecified => ProtectionLevel::Software,
+        level => level,
+    }
+}
+
+fn is_external(level: ProtectionLevel) -> bool {
+    matches!(level, ProtectionLevel::External | ProtectionLevel::ExternalVpc)
+}
+
+/// What a schedule of an external key is answered with.
+pub(crate) fn external_schedule() -> Error {
+    Error::invalid_field("next_rotation_time", "cannot be set for an external key: its manager rotates it")
+}
+
+fn external_algorithm(algorithm: &Algorithm) -> Result<()> {
+    match algorithm {
+        Algorithm::Unspecified | Algorithm::ExternalSymmetricEncryption => Ok(()),
+        other => Err(Error::invalid_field(
+            "version_template.algorithm",
+            format!(
+                "{} does not fit an external key, which takes EXTERNAL_SYMMETRIC_ENCRYPTION",
+                other.as_str()
+            ),
+        )),
+    }
+}
+
+/// Checks reasons for which a key may be used.
+pub(crate) fn justifications(reasons: Option<&[AccessReason]>) -> Result<()> {
+    if reasons.is_some_and(|reasons| reasons.contains(&AccessReason::Unspecified)) {
+        return Err(Error::invalid_field(
+            "key_access_justifications_policy.allowed_access_reasons",
+            "must not have REASON_UNSPECIFIED",
+        ));
+    }
+    Ok(())
+}
+
+/// Checks where the external key of a version is, if its key has such.
+pub(crate) fn external(key: &CryptoKey, external: Option<&ExternalKey>) -> Result<()> {
+    let wrong = |field: &str, why: &str| {
+        Err(Error::invalid_field(
+            format!("crypto_key_version.external_protection_level_options.{field}"),
+            why,
+        ))
+    };
+    match (key.protection, external) {
+        (ProtectionLevel::External, Some(ExternalKey::Uri(uri))) => match uri.strip_prefix("https://") {
+            Some(rest) if is_path(rest) && !rest.starts_with('/') && rest.contains('/') => Ok(()),
+            _ => wrong("external_key_uri", "must be a URI as in https://ekm.example.com/v0/keys/k"),
+        },
+        (ProtectionLevel::ExternalVpc, Some(ExternalKey::Path(path))) => {
+            if is_path(path) {
+                Ok(())
+            } else {
+                wrong("ekm_connection_key_path", "must be a path as in v0/keys/k")
+            }
+        }
+        (ProtectionLevel::External, _) => wrong("external_key_uri", "must be set for a key of EXTERNAL"),
+        (ProtectionLevel::ExternalVpc, _) => {
+            wrong("ekm_connection_key_path", "must be set for a key of EXTERNAL_VPC")
+        }
+        (_, None) => Ok(()),
+        (_, Some(_)) => wrong("external_key_uri", "can be set for external keys only"),
+    }
+}
+
+/// Whether a text can stand in a URI after its scheme: no query, fragment, user or blank.
+fn is_path(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:/%[]".contains(&b);
+    !text.is_empty() && text.len() <= MAX_URI && text.bytes().all(fits) && !text.contains("/../")
+}
+
+/// Checks where an external key manager is, and what it is trusted by.
+pub(crate) fn resolver(resolver: &Resolver) -> Result<()> {
+    let Resolver { hostname, certificates, service_directory_service, endpoint_filter } = resolver;
+    let wrong = |field: &str, why: String| {
+        Err(Error::invalid_field(format!("ekm_connection.service_resolvers.{field}"), why))
+    };
+    let (host, port) = hostname.split_once(':').unwrap_or((hostname, "443"));
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
+    let named = !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(fits);
+    if !named || port.parse::<u16>().is_ok_and(|port| port == 0) || port.parse::<u16>().is_err() {
+        return wrong("hostname", format!("'{hostname}' is not a host, or a host and a port"));
+    }
+    if certificates.is_empty() || certificates.len() > MAX_CERTIFICATES {
+        let why = format!("must be given: at least one, at most {MAX_CERTIFICATES}");
+        return wrong("server_certificates", why);
+    }
+    for der in certificates {
+        if der.len() > MAX_CERTIFICATE_BYTES || claviger_crypto::certificate::details(der).is_err() {
+            return wrong("server_certificates.raw_der", "is not an X.509 certificate in DER".to_owned());
+        }
+    }
+    if service_directory_service.len() > MAX_URI || endpoint_filter.len() > MAX_URI {
+        return wrong("endpoint_filter", format!("is longer than {MAX_URI} bytes"));
+    }
+    Ok(())
 }
 
 /// What a schedule of a key that is import-only is answered with.
@@ -146,30 +285,35 @@ pub(crate) fn new_job(new: &NewImportJob) -> Result<()> {
 }
 
 fn software(level: ProtectionLevel, what: &str) -> Result<()> {
-    let level = match level {
-        ProtectionLevel::Unspecified | ProtectionLevel::Software => return Ok(()),
-        ProtectionLevel::Hsm => "HSM",
-        ProtectionLevel::External => "EXTERNAL",
-        ProtectionLevel::ExternalVpc => "EXTERNAL_VPC",
-        ProtectionLevel::HsmSingleTenant => "HSM_SINGLE_TENANT",
-    };
+    if matches!(level, ProtectionLevel::Unspecified | ProtectionLevel::Software) {
+        return Ok(());
+    }
+    let level = level.as_str();
     Err(Error::unimplemented(format!("{what} with the protection level {level} are not built; SOFTWARE is.")))
 }
 
-/// Refuses a template that is not for symmetric software keys.
-pub(crate) fn template(template: &VersionTemplate) -> Result<()> {
-    software(template.protection_level, "Keys")?;
-    algorithm("version_template.algorithm", &template.algorithm)
+/// Refuses a template that is not what the key has.
+pub(crate) fn template_of(key: &CryptoKey, template: &VersionTemplate) -> Result<()> {
+    if !key.is_external() {
+        software(template.protection_level, "Keys")?;
+        return algorithm("version_template.algorithm", &template.algorithm);
+    }
+    let level = template.protection_level;
+    if level != ProtectionLevel::Unspecified && level != key.protection {
+        return Err(Error::invalid_field("version_template.protection_level", "never changes"));
+    }
+    external_algorithm(&template.algorithm)
 }
 
 /// Refuses an algorithm that symmetric keys do not have.
 pub(crate) fn algorithm(field: &str, algorithm: &Algorithm) -> Result<()> {
     match algorithm {
         Algorithm::Unspecified | Algorithm::GoogleSymmetricEncryption => Ok(()),
-        Algorithm::Other(name) => Err(Error::invalid_field(
+        other => Err(Error::invalid_field(
             field,
             format!(
-                "{name} does not fit the purpose ENCRYPT_DECRYPT, which takes GOOGLE_SYMMETRIC_ENCRYPTION"
+                "{} does not fit the purpose ENCRYPT_DECRYPT, which takes GOOGLE_SYMMETRIC_ENCRYPTION",
+                other.as_str()
             ),
         )),
     }

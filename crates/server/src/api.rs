@@ -2,15 +2,13 @@
 //!
 //! Invariant: every gRPC service is registered here, and REST is made from the same list.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use claviger_core::{Clock, Error, Result, limits};
-use claviger_crypto::SecretBytes;
-use claviger_kms::{Kms, KmsConfig, RootSecret};
+use claviger_core::{Result, limits};
 use claviger_proto::google::bigtable::admin::v2::bigtable_instance_admin_server::BigtableInstanceAdminServer;
 use claviger_proto::google::bigtable::admin::v2::bigtable_table_admin_server::BigtableTableAdminServer;
 use claviger_proto::google::bigtable::v2::bigtable_server::BigtableServer;
+use claviger_proto::google::cloud::kms::v1::ekm_service_server::EkmServiceServer;
 use claviger_proto::google::cloud::kms::v1::key_management_service_server::KeyManagementServiceServer;
 use claviger_proto::google::cloud::location::locations_server::LocationsServer;
 use claviger_proto::google::cloud::orgpolicy::v2::org_policy_server::OrgPolicyServer;
@@ -24,8 +22,8 @@ use tonic::service::Routes;
 use crate::beam::fn_api::FnApi;
 use crate::beam::jobs::JobApi;
 use crate::bigtable::{DataApi, InstanceAdminApi, TableAdminApi};
-use crate::config::ServeConfig;
 use crate::dataflow::DataflowApi;
+use crate::ekm::EkmApi;
 use crate::evidence::EvidenceApi;
 use crate::http::Front;
 use crate::kms::KmsApi;
@@ -35,42 +33,17 @@ use crate::operations::OperationsApi;
 use crate::orgpolicy::OrgPolicyApi;
 use crate::projects::ProjectsApi;
 use crate::rest::Rest;
-use crate::run::{Services, open_dir};
+use crate::run::Services;
+use crate::seal::SealApi;
 use crate::storage::StorageApi;
-
-/// Opens the KMS in its own directory.
-pub(crate) async fn open_kms(config: &ServeConfig, clock: Arc<dyn Clock>) -> Result<Arc<Kms>> {
-    let root = match (&config.root_key_file, &config.root_passphrase_file) {
-        (Some(_), Some(_)) => {
-            return Err(Error::invalid("give a root key file or a passphrase file, not both"));
-        }
-        (Some(file), None) => RootSecret::KeyFile(secret(file)?),
-        (None, Some(file)) => RootSecret::Passphrase(first_line(&secret(file)?)),
-        (None, None) => RootSecret::Local,
-    };
-    let store = Arc::new(open_dir(&config.kms_dir()).await?);
-    let kms =
-        KmsConfig { root, min_destroy_duration: config.kms_min_destroy_duration, ..KmsConfig::default() };
-    Kms::open(kms, store, clock).await
-}
-
-fn secret(file: &Path) -> Result<SecretBytes> {
-    let read = std::fs::read(file);
-    read.map(SecretBytes::new)
-        .map_err(|e| Error::precondition(format!("cannot read {}: {e}", file.display())))
-}
-
-fn first_line(secret: &SecretBytes) -> SecretBytes {
-    let line = secret.expose().split(|byte| *byte == b'\n').next().unwrap_or_default();
-    SecretBytes::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
-}
 
 impl Front {
     /// Everything that `services` offers.
-    pub(crate) fn new(services: &Services) -> Result<Self> {
+    pub(crate) fn new(services: &Services, seal: SealApi) -> Result<Self> {
         let kms = KmsApi::new(services.kms.clone(), services.policies.clone());
         let mut routes = Routes::builder();
         routes.add_service(KeyManagementServiceServer::new(kms.clone()));
+        routes.add_service(EkmServiceServer::new(kms.clone()));
         routes.add_service(IamPolicyServer::new(kms.clone()));
         routes.add_service(LocationsServer::new(kms));
         routes.add_service(ProjectsServer::new(ProjectsApi::new(services.kms.clone())));
@@ -110,7 +83,9 @@ impl Front {
         Ok(Self {
             rows: serves_rows,
             storage: services.data.as_ref().and_then(|data| data.buckets.clone()).map(StorageApi::new),
+            ekm: EkmApi::new(services.kms.clone()),
             evidence: EvidenceApi::new(services.kms.audit_log().clone()),
+            seal,
             grpc,
             rest,
             metrics: Arc::new(Metrics::new(pool)),

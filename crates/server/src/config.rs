@@ -35,6 +35,15 @@ pub struct ServeConfig {
     pub root_key_file: Option<PathBuf>,
     /// The file whose first line opens the KMS.
     pub root_passphrase_file: Option<PathBuf>,
+    /// A key of another KMS that seals this one's root.
+    pub root_kms: Option<RootKms>,
+    /// A key in a PKCS #11 token that seals this KMS's root.
+    pub root_pkcs11: Option<RootToken>,
+    /// The certificates that external key managers without a pinned one are trusted by, in PEM; the machine's when none
+    /// is named.
+    pub ekm_ca_file: Option<PathBuf>,
+    /// Whether such managers may be on this machine or in a private network.
+    pub ekm_private_addresses: bool,
     /// Bytes of decrypted blocks kept in memory.
     pub cache_bytes: u64,
     /// Bytes of memory that the shuffles of all jobs share.
@@ -47,10 +56,51 @@ pub struct ServeConfig {
     pub worker_scratch: Option<PathBuf>,
     /// A Python interpreter with Apache Beam, in place of environments made for it.
     pub beam_python: Option<PathBuf>,
+    /// Worker processes that are started before there is a job for them, 0 or 1. One takes about 200 MB of memory
+    /// for ten minutes after a job, and saves the next job of the same Python its start.
+    pub spare_workers: usize,
     /// The project of jobs that name none.
     pub default_project: String,
     /// The region of jobs that name none.
     pub default_region: String,
+}
+
+/// A key of another KMS that has the gRPC API of Cloud KMS.
+#[derive(Clone, Debug)]
+pub struct RootKms {
+    /// Its full name.
+    pub key: String,
+    /// Where the KMS is: `https://HOST[:PORT]`, or `http://` on this machine.
+    pub endpoint: String,
+    /// The certificates that are trusted, in PEM; the machine's when none is named.
+    pub ca_file: Option<PathBuf>,
+    /// A file whose first line is sent as a bearer token, read at each use.
+    pub token_file: Option<PathBuf>,
+}
+
+impl RootKms {
+    /// The KMS that is asked when none is named.
+    pub const ENDPOINT: &str = "https://cloudkms.googleapis.com";
+}
+
+/// A key in a PKCS #11 token.
+#[derive(Clone, Debug)]
+pub struct RootToken {
+    /// The module, which is loaded into this process.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// The key's label.
+    pub key: String,
+    /// A file whose first line is the PIN. There is no opening without one.
+    pub pin_file: Option<PathBuf>,
+}
+
+impl RootToken {
+    /// The label of the token when none is named.
+    pub const TOKEN: &str = "claviger";
+    /// The label of the key when none is named.
+    pub const KEY: &str = "claviger-root";
 }
 
 impl ServeConfig {
@@ -92,11 +142,16 @@ impl Default for ServeConfig {
             kms_min_destroy_duration: Duration::from_secs(24 * 60 * 60),
             root_key_file: None,
             root_passphrase_file: None,
+            root_kms: None,
+            root_pkcs11: None,
+            ekm_ca_file: None,
+            ekm_private_addresses: false,
             cache_bytes: 256 * 1024 * 1024,
             shuffle_memory: 256 * 1024 * 1024,
             worker_dir: None,
             worker_scratch: None,
             beam_python: None,
+            spare_workers: 1,
             default_project: "claviger".to_owned(),
             default_region: "us-central1".to_owned(),
         }

@@ -7,8 +7,9 @@
 mod cork;
 mod threads;
 
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use claviger_core::Clock;
@@ -20,9 +21,12 @@ use tokio::runtime::Handle;
 use tower::{Service as _, ServiceExt as _};
 
 use crate::bigtable::DataApi;
+use crate::ekm::EkmApi;
 use crate::evidence::EvidenceApi;
 use crate::metrics::Metrics;
 use crate::rest::Rest;
+use crate::seal::SealApi;
+use crate::status;
 use crate::storage::StorageApi;
 
 pub(crate) use threads::serve;
@@ -33,12 +37,72 @@ pub(crate) type Answer = Response<tonic::body::Body>;
 /// Where the methods are that are answered on the connection's thread.
 const ROWS: &str = "/google.bigtable.v2.Bigtable/";
 
-/// What answers requests.
+/// What answers requests: a [`Front`] once there is one, and a few words until then.
+#[derive(Clone)]
+pub(crate) struct Door {
+    open: Arc<OnceLock<Front>>,
+    seal: SealApi,
+    others: Handle,
+}
+
+impl Door {
+    /// A closed door.
+    pub(crate) fn new(seal: SealApi) -> Self {
+        Self { open: Arc::default(), seal, others: Handle::current() }
+    }
+
+    /// Opens it, once.
+    pub(crate) fn open(&self, front: Front) {
+        // A second front would be the same.
+        let _ = self.open.set(front);
+    }
+
+    /// Answers a request. What it needs is taken from the door at once, so that a request costs nothing more when the
+    /// door is open.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Answer> + use<> {
+        let answers = match self.open.get() {
+            Some(front) => Ok(front.clone()),
+            None => Err(self.clone()),
+        };
+        async move {
+            match answers {
+                Ok(front) => front.answer(request).await,
+                Err(closed) => {
+                    let grpc = is_grpc(&request);
+                    // A panic ends the task alone.
+                    let answered = closed.others.clone().spawn(closed.refuse(request)).await.ok();
+                    answered.unwrap_or_else(|| panicked(grpc))
+                }
+            }
+        }
+    }
+
+    async fn refuse(self, request: Request<Incoming>) -> Answer {
+        let refusal = self.seal.refusal();
+        if is_grpc(&request) {
+            return grpc_error("14", refusal.message());
+        }
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/healthz") => plain(StatusCode::OK, "ok\n"),
+            (&Method::GET | &Method::HEAD, "/readyz") => {
+                plain(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", refusal.message()))
+            }
+            (_, path) if SealApi::matches(path) => {
+                self.seal.call(request.map(Body::new)).await.map(tonic::body::Body::new)
+            }
+            _ => status::response(&status::status(refusal)).map(tonic::body::Body::new),
+        }
+    }
+}
+
+/// What answers requests when all is open.
 #[derive(Clone)]
 pub(crate) struct Front {
     pub(crate) rows: Option<BigtableServer<DataApi>>,
     pub(crate) storage: Option<StorageApi>,
     pub(crate) evidence: EvidenceApi,
+    pub(crate) ekm: EkmApi,
+    pub(crate) seal: SealApi,
     pub(crate) grpc: axum::Router,
     pub(crate) rest: Arc<Rest<axum::Router>>,
     pub(crate) metrics: Arc<Metrics>,
@@ -58,14 +122,7 @@ impl Front {
             // A panic ends the task alone.
             _ => self.others.clone().spawn(self.route(request)).await.ok(),
         };
-        answered.unwrap_or_else(|| {
-            tracing::error!("a request made its handler panic");
-            if grpc {
-                grpc_error("13", "internal error")
-            } else {
-                plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
-            }
-        })
+        answered.unwrap_or_else(|| panicked(grpc))
     }
 
     async fn rows(self, mut rows: BigtableServer<DataApi>, request: Request<Incoming>) -> Answer {
@@ -87,8 +144,14 @@ impl Front {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/healthz" | "/readyz") => plain(StatusCode::OK, "ok\n"),
             (&Method::GET, "/metrics") => plain(StatusCode::OK, self.metrics.render()),
+            (_, path) if EkmApi::matches(path) => {
+                self.ekm.call(request.map(Body::new)).await.map(tonic::body::Body::new)
+            }
             (_, path) if EvidenceApi::matches(path) => {
                 self.evidence.call(request.map(Body::new)).await.map(tonic::body::Body::new)
+            }
+            (_, path) if SealApi::matches(path) => {
+                self.seal.call(request.map(Body::new)).await.map(tonic::body::Body::new)
             }
             (method, path) => match &self.storage {
                 Some(storage) if storage.matches(method, path) => {
@@ -97,6 +160,15 @@ impl Front {
                 _ => self.rest.call(request.map(Body::new)).await.map(tonic::body::Body::new),
             },
         }
+    }
+}
+
+fn panicked(grpc: bool) -> Answer {
+    tracing::error!("a request made its handler panic");
+    if grpc {
+        grpc_error("13", "internal error")
+    } else {
+        plain(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n")
     }
 }
 

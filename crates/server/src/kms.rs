@@ -1,10 +1,11 @@
-//! Cloud KMS over gRPC: `google.cloud.kms.v1.KeyManagementService`, the `google.iam.v1.IAMPolicy` of its
+//! Cloud KMS over gRPC: `google.cloud.kms.v1.KeyManagementService` and `EkmService`, the `google.iam.v1.IAMPolicy` of its
 //! resources and `google.cloud.location.Locations`.
 //!
 //! Invariant: these adapters translate and do nothing else. What may be done is decided in `claviger_kms`.
 
 mod constraints;
 mod convert;
+mod ekm;
 mod handlers;
 mod imports;
 mod policies;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use claviger_kms::Kms;
 use claviger_orgpolicy::Policies;
 use claviger_proto::google::cloud::kms::v1 as pb;
+use claviger_proto::google::cloud::kms::v1::ekm_service_server::EkmService;
 use claviger_proto::google::cloud::kms::v1::key_management_service_server::KeyManagementService;
 use claviger_proto::google::cloud::location as places;
 use claviger_proto::google::cloud::location::locations_server::Locations;
@@ -77,6 +79,16 @@ serve! { KeyManagementService:
     imports::get_import_job(pb::GetImportJobRequest) -> pb::ImportJob;
     imports::create_import_job(pb::CreateImportJobRequest) -> pb::ImportJob, under new_job;
     imports::import_crypto_key_version(pb::ImportCryptoKeyVersionRequest) -> pb::CryptoKeyVersion, under import;
+}
+
+serve! { EkmService:
+    ekm::list_ekm_connections(pb::ListEkmConnectionsRequest) -> pb::ListEkmConnectionsResponse;
+    ekm::get_ekm_connection(pb::GetEkmConnectionRequest) -> pb::EkmConnection;
+    ekm::create_ekm_connection(pb::CreateEkmConnectionRequest) -> pb::EkmConnection;
+    ekm::update_ekm_connection(pb::UpdateEkmConnectionRequest) -> pb::EkmConnection;
+    ekm::get_ekm_config(pb::GetEkmConfigRequest) -> pb::EkmConfig;
+    ekm::update_ekm_config(pb::UpdateEkmConfigRequest) -> pb::EkmConfig;
+    ekm::verify_connectivity(pb::VerifyConnectivityRequest) -> pb::VerifyConnectivityResponse;
 }
 
 serve! { IamPolicy:

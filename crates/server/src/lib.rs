@@ -10,6 +10,7 @@ mod beam;
 mod bigtable;
 pub mod config;
 mod dataflow;
+mod ekm;
 mod evidence;
 mod http;
 mod kms;
@@ -20,8 +21,9 @@ mod orgpolicy;
 mod projects;
 pub mod rest;
 mod run;
+mod seal;
 pub mod status;
 mod storage;
 
-pub use config::ServeConfig;
+pub use config::{RootKms, RootToken, ServeConfig};
 pub use run::serve;

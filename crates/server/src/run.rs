@@ -1,6 +1,7 @@
 //! Puts the services together and runs them.
 //!
-//! Invariant: the ready line is printed once requests are answered, and a stop makes all durable first.
+//! Invariant: the ready line is printed once requests are answered, and a stop makes all durable first. While the KMS is
+//! sealed nothing but its directory is open, and a line says so.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,21 +18,22 @@ use claviger_crypto::SecretBytes;
 use claviger_dataflow::{CloudFiles, Dataflow, Executor};
 use claviger_harness::{HarnessConfig, Harnesses, ProcessConfig};
 use claviger_kms::agents::Service;
-use claviger_kms::{KeyService, Kms};
+use claviger_kms::{KeyService, Kms, KmsConfig, OpenedRoot};
 use claviger_orgpolicy::Policies;
 use claviger_sealed::{LocalStore, Records, SealedOptions, SealedStore};
 use claviger_shuffle::Budget;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::beam::fn_api::WorkerPools;
 use crate::beam::jobs::Defaults;
 use crate::config::ServeConfig;
-use crate::http::Front;
+use crate::http::{Door, Front};
 use crate::operations::Operations;
-use crate::{api, dataflow, http, orgpolicy};
+use crate::seal::{self, Begin, Root, SealApi, Unsealed};
+use crate::{dataflow, http, orgpolicy};
 
 /// The platform's own key, wrapped; see `claviger_cmek::platform`.
 const PLATFORM_KEY: &str = "platform.key";
@@ -58,11 +60,40 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
         Error::new(ErrorKind::FailedPrecondition, format!("cannot listen on {}: {e}", config.listen))
     })?;
     let address = listener.local_addr().map_err(|e| Error::internal("no local address").because(e))?;
-    let services = Services::open(&config, &address.to_string(), clock.clone()).await?;
-    let front = Front::new(&services)?;
     let (stop, stopped) = watch::channel(false);
+    let mut shutdown = std::pin::pin!(shutdown);
+    let Begin { store, wraps, root } = seal::begin(&config, clock.as_ref()).await?;
+    let start = Start { config: &config, endpoint: address.to_string(), store, clock: clock.clone() };
+    let (services, serving) = match root {
+        Root::Opened(root) => {
+            let api = SealApi::starting(wraps, clock.clone());
+            let door = Door::new(api.clone());
+            let services = start.open(*root, None, api, &door).await?;
+            (services, tokio::spawn(http::serve(listener, door, stopped)))
+        }
+        Root::Sealed(sealed) => {
+            let (api, mut unsealed) = SealApi::sealed(sealed, wraps, clock.clone());
+            let door = Door::new(api.clone());
+            let serving = tokio::spawn(http::serve(listener, door.clone(), stopped));
+            announce(&format!("claviger sealed http://{address}"));
+            let opened = tokio::select! {
+                unsealed = wait(&api, &mut unsealed, clock.as_ref()) => match unsealed {
+                    Some(Unsealed { root, by }) => start.open(root, Some(by), api, &door).await.map(Some),
+                    None => Err(Error::internal("the seal can no longer be opened")),
+                },
+                () = &mut shutdown => Ok(None),
+            };
+            match opened {
+                Ok(Some(services)) => (services, serving),
+                other => {
+                    stop.send_replace(true);
+                    let _ = serving.await;
+                    return other.map(drop);
+                }
+            }
+        }
+    };
     let background = services.spawn();
-    let serving = tokio::spawn(http::serve(listener, front, stopped));
     announce(&format!("claviger ready http://{address}"));
     shutdown.await;
     tracing::info!("stopping");
@@ -73,6 +104,50 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
         task.abort();
     }
     services.close().await
+}
+
+/// Waits until a request unseals the KMS, or a key elsewhere does, which is asked again and again.
+async fn wait(api: &SealApi, unsealed: &mut mpsc::Receiver<Unsealed>, clock: &dyn Clock) -> Option<Unsealed> {
+    loop {
+        tokio::select! {
+            unsealed = unsealed.recv() => return unsealed,
+            () = clock.sleep(RETRY) => api.try_wraps().await,
+        }
+    }
+}
+
+/// What is known before the KMS is open.
+struct Start<'a> {
+    config: &'a ServeConfig,
+    endpoint: String,
+    store: Arc<LocalStore>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Start<'_> {
+    /// Opens everything, with the opened root of the KMS, and then the door. `by` is who unsealed it.
+    async fn open(
+        &self,
+        root: OpenedRoot,
+        by: Option<Caller>,
+        api: SealApi,
+        door: &Door,
+    ) -> Result<Services> {
+        let config = KmsConfig {
+            min_destroy_duration: self.config.kms_min_destroy_duration,
+            external: Some(crate::ekm::client(self.config, self.clock.clone())?),
+            ..KmsConfig::default()
+        };
+        let seal = root.opened_by().clone();
+        let kms = Kms::open_with(config, root, self.store.clone(), self.clock.clone()).await?;
+        if let Some(by) = by {
+            kms.note_unseal(&by, &seal).await?;
+        }
+        api.open(kms.clone());
+        let services = Box::pin(Services::open(self.config, &self.endpoint, kms, self.clock.clone())).await?;
+        door.open(Front::new(&services, api)?);
+        Ok(services)
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the ready line is for whoever started the process")]
@@ -141,8 +216,12 @@ pub(crate) struct Jobs {
 }
 
 impl Services {
-    async fn open(config: &ServeConfig, endpoint: &str, clock: Arc<dyn Clock>) -> Result<Self> {
-        let kms = api::open_kms(config, clock.clone()).await?;
+    async fn open(
+        config: &ServeConfig,
+        endpoint: &str,
+        kms: Arc<Kms>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         let policies = Box::pin(orgpolicy::open(&kms, clock.clone())).await?;
         let data = if config.services.iter().any(|service| service != "kms") {
             let keys = (kms.clone(), policies.clone());
@@ -313,6 +392,7 @@ fn harnesses(config: &ServeConfig, endpoint: &str, clock: Arc<dyn Clock>) -> Arc
             python_cache: config.worker_dir(),
             beam_python: config.beam_python.clone(),
             variables: worker_variables(config, endpoint),
+            spare_workers: config.spare_workers,
         },
         limits: claviger_harness::Limits::default(),
     })
@@ -369,6 +449,11 @@ impl KeyDirectory for Directory {
         let aad = b"claviger key trial";
         let sealed = self.kms.encrypt(caller, key, &probe, aad).await?;
         self.kms.decrypt(caller, key, &sealed.ciphertext, aad).await.map(drop)
+    }
+
+    async fn is_external(&self, key: &CryptoKeyName) -> Result<bool> {
+        // Whatever the agent may see: it may use the key, or this is not asked.
+        Ok(self.kms.get_crypto_key(&Caller::local_admin(), key)?.key.is_external())
     }
 
     fn admit(&self, project: &str, key: Option<&CryptoKeyName>, operation: &str) -> Result<()> {

@@ -1,5 +1,5 @@
-//! `dataflow`: the same pipelines on Beam's Python LocalJobService and on ours, with the same harness; then ours with
-//! a harness that does nothing, and the shuffle alone.
+//! `dataflow`: the same pipelines on Beam's Python LocalJobService and on ours, with the same harness, and one with
+//! the way in which each starts a worker's process; then ours with a harness that does nothing, and the shuffle alone.
 //!
 //! Invariant: each pipeline gets a new process of each runner, so that peaks of memory are its own. The elements
 //! are counted at a pipeline's end; a wrong count fails the run.
@@ -26,52 +26,87 @@ const GROUPED_GOAL: f64 = 300.0;
 /// How often values are grouped without a SDK; the first time pays for the process's memory.
 const TURNS: &str = "3";
 
+/// Where the worker of a pipeline runs.
+#[derive(Clone, Copy)]
+enum Worker {
+    /// In the process that submits.
+    Loopback,
+    /// In a process that the runner starts, in the way that is usual for it.
+    Own,
+}
+
+impl Worker {
+    /// What `pipelines.py` calls it.
+    fn environment(self, ours: bool) -> &'static str {
+        match (self, ours) {
+            (Self::Loopback, _) => "loopback",
+            (Self::Own, true) => "image",
+            (Self::Own, false) => "subprocess",
+        }
+    }
+}
+
 /// A pipeline.
 struct Job {
     name: &'static str,
     args: &'static [&'static str],
+    worker: Worker,
     /// Elements, or none for what is not counted in them.
     elements: u64,
     /// The most runner CPU and wall time, as parts of LocalJobService's.
     cpu_goal: Option<f64>,
-    wall_goal: f64,
+    wall_goal: Option<f64>,
 }
 
-const JOBS: [Job; 5] = [
+const JOBS: [Job; 6] = [
     Job {
         name: "tiny job",
         args: &["--kind", "tiny", "--repeat", "7"],
+        worker: Worker::Loopback,
         elements: 0,
         cpu_goal: None,
-        wall_goal: 0.5,
+        wall_goal: None,
+    },
+    Job {
+        name: "tiny job, own process",
+        // The pause is that of someone who looks at a result before the next job.
+        args: &["--kind", "tiny", "--repeat", "7", "--pause", "4"],
+        worker: Worker::Own,
+        elements: 0,
+        cpu_goal: None,
+        wall_goal: Some(0.5),
     },
     Job {
         name: "group 1 KB values",
         args: &["--kind", "group", "--value-bytes", "1024"],
+        worker: Worker::Loopback,
         elements: 1_000_000,
         cpu_goal: Some(0.25),
-        wall_goal: 1.0,
+        wall_goal: Some(1.0),
     },
     Job {
         name: "group numbers",
         args: &["--kind", "group"],
+        worker: Worker::Loopback,
         elements: 5_000_000,
         cpu_goal: Some(0.35),
-        wall_goal: 1.0,
+        wall_goal: Some(1.0),
     },
     Job {
         name: "combine numbers",
         args: &["--kind", "combine"],
+        worker: Worker::Loopback,
         elements: 5_000_000,
         cpu_goal: None,
-        wall_goal: 1.0,
+        wall_goal: Some(1.0),
     },
     Job {
         name: "reshuffle numbers",
         args: &["--kind", "reshuffle"],
+        worker: Worker::Loopback,
         elements: 1_000_000,
         cpu_goal: None,
-        wall_goal: 1.0,
+        wall_goal: Some(1.0),
     },
 ];
 
@@ -79,9 +114,10 @@ const JOBS: [Job; 5] = [
 const LARGE: Job = Job {
     name: "group 10 GB",
     args: &["--kind", "group", "--value-bytes", "1024", "--keys", "100000"],
+    worker: Worker::Loopback,
     elements: 10_000_000,
     cpu_goal: None,
-    wall_goal: f64::INFINITY,
+    wall_goal: None,
 };
 
 /// Runs it all; a tenth of the elements, and nothing large, when it must be quick.
@@ -180,7 +216,8 @@ impl Runs<'_> {
         let log = self.workspace.log("bench-dataflow-runner");
         let mut server = if ours {
             let folders = Folders::anew(&self.workspace.target.join("xtask/bench-dataflow"))?;
-            Server::start(&self.binaries.claviger, &folders, &[], &log)?
+            let python = self.python.program.to_string_lossy();
+            Server::start(&self.binaries.claviger, &folders, &["--beam-python", &python], &log)?
         } else {
             let mut command = self.python.command();
             command.arg(self.script("local_job_service.py"));
@@ -188,6 +225,7 @@ impl Runs<'_> {
         };
         let mut command = self.python.command();
         command.arg(self.script("pipelines.py")).args(job.args);
+        command.args(["--environment", job.worker.environment(ours)]);
         command.args(["--elements", &(job.elements / self.part).to_string()]);
         command.args(["--pid", &server.pid().to_string(), "--endpoint", server.address()]);
         let found = self.figures(command, &self.workspace.log("bench-dataflow"), &watch);
@@ -232,7 +270,7 @@ fn show(jobs: &[Value]) {
             (format!("{ratio:.2}x"), goal.unwrap_or_default())
         };
         let (wall, cpu, peak) = (both("wall_s"), both("runner_cpu_s"), both("runner_peak_bytes"));
-        let (wall_ratio, wall_goal) = judged(wall, Some(job.wall_goal));
+        let (wall_ratio, wall_goal) = judged(wall, job.wall_goal);
         let (cpu_ratio, cpu_goal) = judged(cpu, job.cpu_goal);
         let elements = found.get("elements").and_then(Value::as_u64).unwrap_or_default();
         rows.push(vec![
@@ -248,15 +286,16 @@ fn show(jobs: &[Value]) {
         ]);
     }
     print!("{}", report::table(&rows));
-    if let Some(tiny) = jobs.first() {
-        let after = |runner: &str| tiny.get(runner).map_or(0.0, |figures| number(figures, "submitted_s"));
+    for (job, found) in JOBS.iter().zip(jobs).filter(|(job, _)| job.elements == 0) {
+        let after = |runner: &str| found.get(runner).map_or(0.0, |figures| number(figures, "submitted_s"));
         println!(
-            "the tiny job after its submission: L {:.2} s, c {:.2} s; the rest of its wall time is the SDK's own",
+            "the {} after its submission: L {:.2} s, c {:.2} s; the rest of its wall time is the SDK's own",
+            job.name,
             after("local_job_service"),
             after("claviger")
         );
     }
     println!(
-        "L: Beam's Python LocalJobService, all in memory and in clear; c: claviger, sealed; same harness, LOOPBACK"
+        "L: Beam's Python LocalJobService, all in memory and in clear; c: claviger, sealed; same harness, LOOPBACK, but for 'own process': there L starts a process for each job (its subprocess environment), and c takes the one that it has kept ready since the last job (DOCKER with the name of Beam's image)"
     );
 }

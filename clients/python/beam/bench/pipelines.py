@@ -1,4 +1,5 @@
-"""One pipeline of the benchmark against a runner behind Beam's Job API, its worker in this process (LOOPBACK).
+"""One pipeline of the benchmark against a runner behind Beam's Job API, its worker in this process (LOOPBACK) if
+not told otherwise.
 
 Prints one line of JSON: wall time, CPU time and peak memory of the runner's process and of this one. Invariant: the
 pipeline counts what came out of it, and a wrong count fails the run.
@@ -16,6 +17,15 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
+# Where the worker runs: in this process; in one that Beam's own runner starts; in one that stands for Beam's image.
+ENVIRONMENTS = {
+    "loopback": ["--environment_type=LOOPBACK"],
+    "subprocess": [
+        "--environment_type=beam:env:harness_subprocess_python:v1",
+        f"--environment_config={sys.executable} -m apache_beam.runners.worker.sdk_worker_main",
+    ],
+    "image": ["--environment_type=DOCKER"],
+}
 # Independent parts in which elements are made.
 PARTS = 20
 
@@ -26,6 +36,8 @@ parser.add_argument("--keys", type=int, default=10_000)
 parser.add_argument("--value-bytes", type=int, default=0, help="0: the value is a number")
 parser.add_argument("--pid", type=int, required=True, help="the runner's process")
 parser.add_argument("--repeat", type=int, default=1, help="how often; the median wall time is told")
+parser.add_argument("--pause", type=float, default=0, help="seconds between the end of one and the next")
+parser.add_argument("--environment", default="loopback", choices=list(ENVIRONMENTS))
 parser.add_argument("--endpoint", required=True)
 parser.add_argument("--option", action="append", default=[], help="a pipeline option, as --option=--name=value")
 
@@ -115,7 +127,9 @@ def run(told):
     """Wall seconds of one run, and of it those after the job was handed over: the rest is the SDK's own work."""
     started = time.monotonic()
     pipeline = beam.Pipeline(options=PipelineOptions([
-        "--runner=PortableRunner", f"--job_endpoint={told.endpoint}", "--environment_type=LOOPBACK", *told.option,
+        "--runner=PortableRunner", f"--job_endpoint={told.endpoint}", *ENVIRONMENTS[told.environment],
+        # Else the SDK lists all installed packages before each submission, which takes a second.
+        "--experiments=disable_logging_submission_environment", *told.option,
     ]))
     expected = build(pipeline, told)
     result = pipeline.run()
@@ -132,7 +146,12 @@ def run(told):
 def main():
     told = parser.parse_args()
     runner, own = cpu_of(told.pid), time.process_time()
-    runs = sorted(run(told) for _ in range(told.repeat))
+    runs = []
+    for number in range(told.repeat):
+        if number:
+            time.sleep(told.pause)
+        runs.append(run(told))
+    runs.sort()
     wall, submitted = runs[len(runs) // 2]
     print(json.dumps({
         "wall_s": wall,

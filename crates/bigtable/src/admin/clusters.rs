@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use claviger_core::names::{ClusterName, CryptoKeyName, region_of_zone};
+use claviger_core::names::{ClusterName, CryptoKeyName, InstanceName, region_of_zone};
 use claviger_core::{Error, Result, Timestamp};
 
 use super::ids;
@@ -83,7 +83,29 @@ impl Bigtable {
                 cluster.name.cluster()
             )));
         }
+        self.refuse_mixed_keys(&instance, &cluster).await?;
         Err(Error::unimplemented("This server has no replication yet: an instance has one cluster."))
+    }
+
+    /// Refuses an external key beside keys that are not, and the other way round (B11).
+    async fn refuse_mixed_keys(&self, instance: &InstanceName, cluster: &Cluster) -> Result<()> {
+        let Some(key) = &cluster.kms_key else { return Ok(()) };
+        let external = self.directory.is_external(key).await?;
+        for other in self.catalog.clusters(instance) {
+            let Some(theirs) = &other.kms_key else { continue };
+            if self.directory.is_external(theirs).await? != external {
+                let message = format!(
+                    "Cluster {} cannot be added to {instance}: external and non-external CMEK keys cannot be used in one instance.",
+                    cluster.name.cluster()
+                );
+                return Err(Error::precondition(&message).violating(
+                    "CMEK_MIXED_PROTECTION",
+                    key.as_str(),
+                    message,
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Changes the size of a cluster.

@@ -10,8 +10,9 @@ use claviger_proto::google::cloud::kms::v1::crypto_key_version::{
     CryptoKeyVersionAlgorithm, CryptoKeyVersionState,
 };
 use claviger_proto::google::cloud::kms::v1::{
-    CreateCryptoKeyRequest, CryptoKey, CryptoKeyVersion, CryptoKeyVersionTemplate, GetCryptoKeyRequest,
-    ListCryptoKeysRequest, ProtectionLevel, UpdateCryptoKeyPrimaryVersionRequest, UpdateCryptoKeyRequest,
+    AccessReason, CreateCryptoKeyRequest, CryptoKey, CryptoKeyVersion, CryptoKeyVersionTemplate,
+    GetCryptoKeyRequest, KeyAccessJustificationsPolicy, ListCryptoKeysRequest, ProtectionLevel,
+    UpdateCryptoKeyPrimaryVersionRequest, UpdateCryptoKeyRequest,
 };
 use prost_types::FieldMask;
 use serde_json::Value;
@@ -37,7 +38,9 @@ const CREATE_EXAMPLES: &str = "\
 Examples:
   claviger kms keys create k --keyring ring --location us-east1 --purpose encryption
   claviger kms keys create k --keyring ring --location us-east1 --purpose encryption \\
-      --rotation-period 90d --next-rotation-time +90d --labels team=birds";
+      --rotation-period 90d --next-rotation-time +90d --labels team=birds
+  claviger kms keys create k --keyring ring --location us-east1 --purpose encryption \\
+      --protection-level external-vpc --crypto-key-backend c --skip-initial-version-creation";
 
 /// `claviger kms keys ...`.
 #[derive(Debug, Subcommand)]
@@ -168,6 +171,14 @@ enum Protection {
     Hsm,
     /// In a key manager elsewhere
     External,
+    /// In a key manager elsewhere, through a connection
+    ExternalVpc,
+}
+
+impl Protection {
+    fn is_external(self) -> bool {
+        matches!(self, Self::External | Self::ExternalVpc)
+    }
 }
 
 impl From<Protection> for ProtectionLevel {
@@ -176,6 +187,7 @@ impl From<Protection> for ProtectionLevel {
             Protection::Software => Self::Software,
             Protection::Hsm => Self::Hsm,
             Protection::External => Self::External,
+            Protection::ExternalVpc => Self::ExternalVpc,
         }
     }
 }
@@ -209,9 +221,36 @@ pub(crate) struct Create {
     /// Let the key have imported versions only
     #[arg(long, requires = "skip_initial_version_creation")]
     import_only: bool,
+    /// The connection to the key manager, for external-vpc: an id, or its full name [default: the location's own]
+    #[arg(long, value_name = "CONNECTION")]
+    crypto_key_backend: Option<String>,
+    #[command(flatten)]
+    reasons: Reasons,
     /// Labels, as KEY=VALUE,...
     #[arg(long, value_name = "KEY=VALUE", value_parser = flags::pair, value_delimiter = ',')]
     labels: Vec<(String, String)>,
+}
+
+/// For which reasons a key may be used.
+#[derive(Debug, Args)]
+pub(crate) struct Reasons {
+    /// Let the key be used for these reasons only, as in customer-initiated-access,google-initiated-system-operation;
+    /// without the latter no service can hold data under it
+    #[arg(long, value_name = "REASON", value_delimiter = ',', value_parser = reason)]
+    allowed_access_reasons: Option<Vec<AccessReason>>,
+}
+
+impl Reasons {
+    fn policy(&self) -> Option<KeyAccessJustificationsPolicy> {
+        let reasons = self.allowed_access_reasons.as_ref()?;
+        let allowed_access_reasons = reasons.iter().map(|reason| (*reason).into()).collect();
+        Some(KeyAccessJustificationsPolicy { allowed_access_reasons })
+    }
+}
+
+fn reason(text: &str) -> Result<AccessReason, String> {
+    AccessReason::from_str_name(&flags::enum_name(text))
+        .ok_or_else(|| format!("there is no reason '{text}'; one is customer-initiated-access"))
 }
 
 /// `claviger kms keys update`.
@@ -234,6 +273,11 @@ pub(crate) struct Update {
     /// Make this version the one that encrypts
     #[arg(long, value_name = "N")]
     primary_version: Option<String>,
+    #[command(flatten)]
+    reasons: Reasons,
+    /// Let the key be used for any reason again
+    #[arg(long, conflicts_with = "allowed_access_reasons")]
+    remove_key_access_justifications_policy: bool,
     #[command(flatten)]
     labels: LabelChanges,
 }
@@ -342,6 +386,9 @@ async fn create(session: &Session, options: &Create) -> Result<(), Failure> {
     };
     let algorithm = match (options.default_algorithm, options.purpose) {
         (Some(algorithm), _) => algorithm,
+        (None, Purpose::Encryption) if options.protection_level.is_external() => {
+            CryptoKeyVersionAlgorithm::ExternalSymmetricEncryption
+        }
         (None, Purpose::Encryption) => CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption,
         (None, _) => return Err(Failure::usage("--default-algorithm is needed for this purpose")),
     };
@@ -355,6 +402,12 @@ async fn create(session: &Session, options: &Create) -> Result<(), Failure> {
         rotation_schedule: options.rotation_period.map(RotationSchedule::RotationPeriod),
         destroy_scheduled_duration: options.destroy_scheduled_duration,
         import_only: options.import_only,
+        crypto_key_backend: match &options.crypto_key_backend {
+            None => String::new(),
+            Some(name) if name.contains('/') => name.clone(),
+            Some(id) => format!("{}/ekmConnections/{id}", name.key_ring_name().location_name()),
+        },
+        key_access_justifications_policy: options.reasons.policy(),
         labels: options.labels.iter().cloned().collect(),
         ..Default::default()
     };
@@ -413,13 +466,21 @@ async fn update(session: &Session, options: &Update) -> Result<(), Failure> {
         key.version_template.get_or_insert_default().algorithm = algorithm.into();
         paths.push("version_template.algorithm");
     }
+    if let Some(policy) = options.reasons.policy() {
+        key.key_access_justifications_policy = Some(policy);
+        paths.push("key_access_justifications_policy");
+    }
+    if options.remove_key_access_justifications_policy {
+        key.key_access_justifications_policy = None;
+        paths.push("key_access_justifications_policy");
+    }
     if options.labels.any() {
         options.labels.apply(&mut key.labels);
         paths.push("labels");
     }
     if paths.is_empty() && options.primary_version.is_none() {
         return Err(Failure::usage(
-            "nothing to update: name a rotation schedule, labels or a primary version",
+            "nothing to update: name a rotation schedule, labels, reasons or a primary version",
         ));
     }
     if !paths.is_empty() {
@@ -447,7 +508,7 @@ pub(super) async fn set_primary(
 }
 
 async fn rotate(session: &Session, key: &CryptoKeyName) -> Result<(), Failure> {
-    let made = versions::create(session, key).await?;
+    let made = versions::create(session, key, None).await?;
     let rotated = set_primary(session, key, &made.name).await?;
     session.out.done(&rotated, &format!("Rotated key [{key}]: [{}] is primary.", made.name))
 }

@@ -12,8 +12,8 @@ use claviger_proto::google::cloud::kms::v1::crypto_key_version::{
 };
 use claviger_proto::google::cloud::kms::v1::{
     CreateCryptoKeyVersionRequest, CryptoKeyVersion, DestroyCryptoKeyVersionRequest,
-    GetCryptoKeyVersionRequest, ImportCryptoKeyVersionRequest, ListCryptoKeyVersionsRequest,
-    RestoreCryptoKeyVersionRequest, UpdateCryptoKeyVersionRequest,
+    ExternalProtectionLevelOptions, GetCryptoKeyVersionRequest, ImportCryptoKeyVersionRequest,
+    ListCryptoKeyVersionsRequest, RestoreCryptoKeyVersionRequest, UpdateCryptoKeyVersionRequest,
 };
 use prost_types::FieldMask;
 
@@ -55,6 +55,8 @@ pub(crate) enum Command {
         /// Let it encrypt from now on
         #[arg(long)]
         primary: bool,
+        #[command(flatten)]
+        external: External,
     },
     /// List the versions of a key
     List {
@@ -80,6 +82,28 @@ pub(crate) enum Command {
     /// Import a key made elsewhere
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(Import),
+}
+
+/// Where an external key is.
+#[derive(Debug, Args)]
+pub(crate) struct External {
+    /// The URI of the key at its key manager, for a key of external
+    #[arg(long, value_name = "URI", conflicts_with = "ekm_connection_key_path")]
+    external_key_uri: Option<String>,
+    /// The path of the key at the key manager of its connection, for a key of external-vpc
+    #[arg(long, value_name = "PATH")]
+    ekm_connection_key_path: Option<String>,
+}
+
+impl External {
+    fn options(&self) -> Option<ExternalProtectionLevelOptions> {
+        let (uri, path) = (&self.external_key_uri, &self.ekm_connection_key_path);
+        (uri.is_some() || path.is_some()).then(|| ExternalProtectionLevelOptions {
+            external_key_uri: uri.clone().unwrap_or_default(),
+            ekm_connection_key_path: path.clone().unwrap_or_default(),
+            ..Default::default()
+        })
+    }
 }
 
 /// `claviger kms keys versions import`.
@@ -128,9 +152,9 @@ impl One {
 /// What the server refuses.
 pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Create { at, primary } => {
+        Command::Create { at, primary, external } => {
             let key = at.parent(&session.project)?;
-            let version = create(session, &key).await?;
+            let version = create(session, &key, external.options()).await?;
             if primary {
                 keys::set_primary(session, &key, &version.name).await?;
             }
@@ -174,10 +198,17 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
 }
 
 /// Makes a version.
-pub(super) async fn create(session: &Session, key: &CryptoKeyName) -> Result<CryptoKeyVersion, Failure> {
+pub(super) async fn create(
+    session: &Session,
+    key: &CryptoKeyName,
+    external: Option<ExternalProtectionLevelOptions>,
+) -> Result<CryptoKeyVersion, Failure> {
     let request = CreateCryptoKeyVersionRequest {
         parent: key.to_string(),
-        crypto_key_version: Some(CryptoKeyVersion::default()),
+        crypto_key_version: Some(CryptoKeyVersion {
+            external_protection_level_options: external,
+            ..Default::default()
+        }),
     };
     Ok(session.kms().create_crypto_key_version(request).await?.into_inner())
 }

@@ -172,6 +172,10 @@ impl Manager {
         if matches!(scope.state(), KeyState::Unreachable { .. }) {
             let retry = self.clock.elapsed() + self.config.retry_interval;
             scope.plan(|plan| plan.next_check = plan.next_check.min(retry));
+        } else if let Some(allowed) = scope.cache_for() {
+            // The keys are to be fresh when the time for which they may be kept is over; but no check runs hot.
+            let due = self.clock.elapsed() + allowed.max(self.config.retry_interval);
+            scope.plan(|plan| plan.next_check = plan.next_check.min(due));
         }
         self.arm(scope);
     }

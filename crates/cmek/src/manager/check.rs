@@ -128,7 +128,7 @@ impl Manager {
                 let under = generations.iter().filter(|generation| generation.version == version);
                 let refused = |id| (id, Answer::Refused(refusal.clone(), error.clone()));
                 let answers = under.map(|generation| refused(generation.id)).collect();
-                self.take(scope, *asked, Probe { began, answers, rotated: None });
+                self.take(scope, *asked, Probe { began, answers, rotated: None, cache_for: None });
             }
         }
         let refused = refusal.is_some();
@@ -151,7 +151,7 @@ impl Manager {
         in_order.sort_by_key(|generation| generation.id != current);
         let mut verdicts: HashMap<&CryptoKeyVersionName, Option<Answer>> = HashMap::new();
         let mut answers = Vec::with_capacity(in_order.len());
-        let mut rotated = false;
+        let (mut rotated, mut cache_for) = (false, None);
         for generation in in_order {
             match verdicts.get(&generation.version) {
                 Some(None) if scope.held(generation.id).is_some() => continue,
@@ -165,7 +165,7 @@ impl Manager {
                 }
                 _ => {}
             }
-            let answer = self.unwrap(scope, generation, &mut rotated).await;
+            let answer = self.unwrap(scope, generation, (&mut rotated, &mut cache_for)).await;
             let verdict = match &answer {
                 Answer::Key(_) => None,
                 Answer::Refused(refusal, error) => Some(Answer::Refused(refusal.clone(), error.clone())),
@@ -174,15 +174,22 @@ impl Manager {
             verdicts.insert(&generation.version, verdict);
             answers.push((generation.id, answer));
         }
-        Probe { began, answers, rotated: rotated.then_some(generations) }
+        Probe { began, answers, rotated: rotated.then_some(generations), cache_for }
     }
 
-    async fn unwrap(&self, scope: &Scope, generation: &Generation, rotated: &mut bool) -> Answer {
+    async fn unwrap(
+        &self,
+        scope: &Scope,
+        generation: &Generation,
+        (rotated, cache_for): (&mut bool, &mut Option<Duration>),
+    ) -> Answer {
         let aad = wrapping_aad(scope.id(), generation.id);
         let call = self.kms.decrypt(scope.caller(), scope.key(), &generation.wrapped, &aad);
         match self.answer_in_time(call).await {
             Ok(decrypted) => {
                 *rotated |= !decrypted.used_primary;
+                // The shortest of all keys holds.
+                *cache_for = decrypted.cache_for.into_iter().chain(*cache_for).min();
                 match SecretKey::from_slice(decrypted.plaintext.expose()) {
                     Ok(secret) => Answer::Key(Arc::new(ScopeKey::new(generation.id, secret))),
                     Err(_) => mismatch("The KMS gave something that is not a key."),

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use claviger_core::names::CryptoKeyName;
@@ -77,6 +78,8 @@ pub struct Double {
     pub callers: Mutex<Vec<Caller>>,
     /// While set, decisions about decrypt calls are made at once but answered only when told.
     hold: Mutex<Option<Arc<Notify>>>,
+    /// How long it lets keys be kept, as an external key manager may say.
+    pub cache_for: Mutex<Option<Duration>>,
 }
 
 impl Double {
@@ -93,6 +96,7 @@ impl Double {
             most_running: 0.into(),
             callers: Mutex::default(),
             hold: Mutex::default(),
+            cache_for: Mutex::default(),
         })
     }
 
@@ -225,7 +229,12 @@ impl KeyService for Double {
         let (_, used_primary) = decision?;
         let lies = *self.mood.lock().unwrap() == Mood::Lies;
         let plaintext = SecretBytes::new(if lies { vec![9; 32] } else { plaintext });
-        Ok(Decrypted { plaintext, version: key.version_name(version), used_primary })
+        Ok(Decrypted {
+            plaintext,
+            version: key.version_name(version),
+            used_primary,
+            cache_for: *self.cache_for.lock().unwrap(),
+        })
     }
 
     fn changes(&self) -> broadcast::Receiver<KeyChange> {

@@ -95,6 +95,7 @@ impl Job {
                 python_cache: "/nonexistent".into(),
                 beam_python: None,
                 variables: std::collections::BTreeMap::new(),
+                spare_workers: 0,
             },
             limits: claviger_harness::Limits::default(),
         });

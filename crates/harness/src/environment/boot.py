@@ -1,17 +1,23 @@
 """Claviger's boot program for a worker of Beam's Python SDK; what the entry point of Beam's image is there.
 
 It asks the server what the job is, fetches the job's staged files, installs its packages and becomes
-Beam's worker. Invariants: all files go under --semi_persist_dir, pip keeps no cache, and the whole process
-group ends when the server does, since the server holds the other end of standard input.
+Beam's worker. With --spare it first waits, all imports done, for a line that says which worker it is to be.
+Invariants: all files go under --semi_persist_dir, pip keeps no cache, the whole process group ends when the
+server does, since the server holds the other end of standard input, and a process is one worker at most.
 """
 import argparse
+import atexit
+import ctypes
 import hashlib
+import json
 import os
+import queue
 import runpy
 import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 
 STAGING_TO = "beam:artifact:role:staging_to:v1"
@@ -27,10 +33,41 @@ def fail(sentence):
     sys.exit(1)
 
 
-def end_with_the_server(pipe):
-    """Ends the process group once nobody holds the other end of `pipe`."""
+def load():
+    """Imports what a worker needs before it knows its job: nearly all. Beam's worker itself comes after that, since
+    parts of it read at their import which worker they are in."""
+    global artifact_api, artifact_rpc, grpc, json_format, pipeline_api, provision_api, provision_rpc, version
+    try:
+        import grpc
+        from apache_beam import version
+        from apache_beam.portability.api import beam_artifact_api_pb2 as artifact_api
+        from apache_beam.portability.api import beam_artifact_api_pb2_grpc as artifact_rpc
+        from apache_beam.portability.api import beam_provision_api_pb2 as provision_api
+        from apache_beam.portability.api import beam_provision_api_pb2_grpc as provision_rpc
+        from apache_beam.portability.api import beam_runner_api_pb2 as pipeline_api
+        from google.protobuf import json_format
+    except ImportError as error:
+        fail("the worker's Python has no usable Apache Beam: %s" % error)
+
+
+def line_of(pipe):
+    """The one line that a spare process gets."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(pipe, 4096)
+        if not part:
+            # Nobody wants it any more.
+            os._exit(0)
+        line += part
+    return line
+
+
+def end_with_the_server(pipe, lines=None):
+    """Ends the process group once nobody holds the other end of `pipe`. A spare's line goes to `lines` before."""
     def watch():
         try:
+            if lines is not None:
+                lines.put(line_of(pipe))
             while os.read(pipe, 4096):
                 pass
         except OSError:
@@ -50,25 +87,43 @@ def take_stdin():
     return pipe
 
 
+def become(told):
+    """Takes on what a process would have that was started as this worker only now, and says so."""
+    global __file__
+    before, home = os.path.dirname(os.path.realpath(__file__)), told["directory"]
+    __file__ = os.path.join(home, os.path.basename(__file__))
+    sys.argv = [__file__, *told["arguments"]]
+    # Since Python 3.10.
+    if hasattr(sys, "orig_argv"):
+        sys.orig_argv = [*sys.orig_argv[:1], *sys.argv]
+    # The server has renamed the directory.
+    now = os.path.realpath(home)
+    sys.path[:] = [now if entry == before else entry for entry in sys.path]
+    sys.path_importer_cache.pop(before, None)
+    os.environ.update(told["environment"])
+    os.chdir(home)
+    tempfile.tempdir = None
+    # What was written so far is the spare's, and the rest the worker's.
+    for output in (1, 2):
+        os.write(output, b"\n%s\n" % told["mark"].encode())
+
+
 def name_of(artifact, number):
-    from apache_beam.portability.api import beam_runner_api_pb2 as api
     if artifact.role_urn == STAGING_TO:
-        return api.ArtifactStagingToRolePayload.FromString(artifact.role_payload).staged_name
+        return pipeline_api.ArtifactStagingToRolePayload.FromString(artifact.role_payload).staged_name
     return "artifact-%d" % number
 
 
 def hash_of(artifact):
-    from apache_beam.portability.api import beam_runner_api_pb2 as api
     if artifact.type_urn == FILE:
-        return api.ArtifactFilePayload.FromString(artifact.type_payload).sha256
+        return pipeline_api.ArtifactFilePayload.FromString(artifact.type_payload).sha256
     if artifact.type_urn == URL:
-        return api.ArtifactUrlPayload.FromString(artifact.type_payload).sha256
+        return pipeline_api.ArtifactUrlPayload.FromString(artifact.type_payload).sha256
     return ""
 
 
 def fetch(stub, artifact, staged, number):
     """Writes an artifact below `staged`; gives its path."""
-    from apache_beam.portability.api import beam_artifact_api_pb2 as api
     name = name_of(artifact, number)
     path = os.path.realpath(os.path.join(staged, name))
     if not path.startswith(os.path.realpath(staged) + os.sep):
@@ -76,7 +131,7 @@ def fetch(stub, artifact, staged, number):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     digest = hashlib.sha256()
     with open(path, "wb") as file:
-        for part in stub.GetArtifact(api.GetArtifactRequest(artifact=artifact)):
+        for part in stub.GetArtifact(artifact_api.GetArtifactRequest(artifact=artifact)):
             digest.update(part.data)
             file.write(part.data)
     expected = hash_of(artifact)
@@ -159,33 +214,46 @@ def connect_anonymously():
         pass
 
 
-def work():
+class Exit:
+    """Ends a process whose worker is through without taking its modules apart, which takes most of a second. It is
+    the last to be called at the exit, after all threads and whatever else was to be done, if it is made first."""
+    def __init__(self):
+        self.is_through = False
+        atexit.register(self.leave)
+
+    def leave(self):
+        if self.is_through:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            # What libraries in C have not written yet.
+            ctypes.CDLL(None).fflush(None)
+            os._exit(0)
+
+
+def work(end):
     """Becomes Beam's worker."""
     connect_anonymously()
     sys.argv = ["worker"]
     runpy.run_module(WORKER, run_name="__main__", alter_sys=True)
+    end.is_through = True
 
 
-def main():
+def main(end):
+    pipe = take_stdin()
+    if sys.argv[1:] == ["--spare"]:
+        lines = queue.SimpleQueue()
+        end_with_the_server(pipe, lines)
+        load()
+        become(json.loads(lines.get()))
+    else:
+        end_with_the_server(pipe)
+        load()
     parser = argparse.ArgumentParser(prog="worker", allow_abbrev=False)
     for name in ("id", "logging_endpoint", "artifact_endpoint", "provision_endpoint", "control_endpoint",
                  "semi_persist_dir"):
         parser.add_argument("--" + name, required=True)
     parser.add_argument("--beam_version")
     args, _ = parser.parse_known_args()
-    pipe = take_stdin()
-    end_with_the_server(pipe)
-
-    try:
-        import grpc
-        from apache_beam import version
-        from apache_beam.portability.api import beam_artifact_api_pb2_grpc as artifact_api
-        from apache_beam.portability.api import beam_provision_api_pb2 as provision
-        from apache_beam.portability.api import beam_provision_api_pb2_grpc as provision_api
-        from apache_beam.portability.api import beam_runner_api_pb2 as api
-        from google.protobuf import json_format
-    except ImportError as error:
-        fail("the worker's Python has no usable Apache Beam: %s" % error)
     if args.beam_version and version.__version__ != args.beam_version:
         fail("the job wants Apache Beam %s, and the worker's Python has %s"
              % (args.beam_version, version.__version__))
@@ -209,16 +277,16 @@ def main():
         return grpc.intercept_channel(plain, Named())
 
     try:
-        stub = provision_api.ProvisionServiceStub(channel(args.provision_endpoint))
-        info = stub.GetProvisionInfo(provision.GetProvisionInfoRequest()).info
+        stub = provision_rpc.ProvisionServiceStub(channel(args.provision_endpoint))
+        info = stub.GetProvisionInfo(provision_api.GetProvisionInfoRequest()).info
         staged = os.path.join(args.semi_persist_dir, "staged")
         os.makedirs(staged, exist_ok=True)
-        stub = artifact_api.ArtifactRetrievalServiceStub(
+        stub = artifact_rpc.ArtifactRetrievalServiceStub(
             channel(info.artifact_endpoint.url or args.artifact_endpoint))
         requirements, packages = [], []
         for number, artifact in enumerate(info.dependencies):
             if artifact.type_urn == PYPI:
-                package = api.PyPIPayload.FromString(artifact.type_payload)
+                package = pipeline_api.PyPIPayload.FromString(artifact.type_payload)
                 packages.append("%s==%s" % (package.artifact_id, package.version))
                 continue
             path = fetch(stub, artifact, staged, number)
@@ -243,12 +311,12 @@ def main():
         # A new interpreter, as packages that this one has loaded may have come in another version.
         os.set_inheritable(pipe, True)
         os.execv(python, [python, __file__, str(pipe)])
-    work()
+    work(end)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
+    if len(sys.argv) == 2 and sys.argv[1] != "--spare":
         end_with_the_server(int(sys.argv[1]))
-        work()
+        work(Exit())
     else:
-        main()
+        main(Exit())

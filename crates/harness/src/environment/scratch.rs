@@ -109,6 +109,18 @@ impl Dir {
         &self.0
     }
 
+    /// Gives it to another worker, with all that is in it.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when it is gone.
+    pub(crate) fn rename(&mut self, worker: &str) -> Result<()> {
+        let path = self.0.with_file_name(worker);
+        fs::rename(&self.0, &path)
+            .map_err(|error| Error::precondition("a worker's files cannot be moved").because(error))?;
+        self.0 = path;
+        Ok(())
+    }
+
     /// Writes a file into it.
     ///
     /// # Errors

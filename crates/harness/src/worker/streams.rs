@@ -40,6 +40,11 @@ impl<T: Send + 'static> Outgoing<T> {
         }
     }
 
+    /// Whether the stream was ever there.
+    fn is_taken(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     /// The stream of the messages, for the first who asks.
     fn take(&self) -> Option<BoxStream<'static, T>> {
         let receiver = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()?;
@@ -74,6 +79,11 @@ impl Core {
             std::future::ready(())
         });
         Ok(requests)
+    }
+
+    /// Whether the worker ever connected.
+    pub(crate) fn was_connected(&self) -> bool {
+        self.control.is_taken()
     }
 
     /// Connects the stream of elements.

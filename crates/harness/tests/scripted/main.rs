@@ -2,6 +2,7 @@
 
 mod hostile;
 mod processes;
+mod spares;
 mod support;
 
 use std::sync::{Arc, Mutex};

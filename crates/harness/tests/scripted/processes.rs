@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use claviger_beam_proto::pipeline::{DockerPayload, Environment, ProcessPayload};
@@ -13,24 +13,29 @@ use std::sync::Arc;
 
 use crate::support::{Sdk, World};
 
-fn command(world: &World, script: &str) -> Environment {
+/// Writes a program of the shell.
+pub(crate) fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).expect("set");
+}
+
+fn command(world: &World, text: &str) -> Environment {
     let path = world.scratch.path().join("boot.sh");
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("set");
+    script(&path, text);
     let command = path.to_string_lossy().into_owned();
     let payload = ProcessPayload { command, ..ProcessPayload::default() }.encode_to_vec();
     Environment { urn: "beam:env:process:v1".into(), payload: payload.into(), ..Environment::default() }
 }
 
 /// The directories of the workers that there are.
-fn dirs(world: &World) -> Vec<PathBuf> {
+pub(crate) fn dirs(world: &World) -> Vec<PathBuf> {
     let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path());
     let roots = entries(world.scratch.path().into()).filter(|path| path.is_dir());
     roots.flat_map(entries).collect()
 }
 
 /// Waits for what another process does.
-async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
     for _ in 0..1000 {
         if let Some(found) = look() {
             return found;
@@ -41,7 +46,7 @@ async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Whether a process runs; one that ended and that nobody asked after does not.
-fn runs(pid: &str) -> bool {
+pub(crate) fn runs(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }

@@ -98,9 +98,20 @@ impl World {
     }
 
     pub(crate) fn with(limits: Limits, clock: Arc<dyn Clock>) -> Self {
+        let scratch = tempfile::tempdir().expect("a directory");
+        Self::of_python(limits, clock, scratch, Some(PathBuf::from("/no/python")), 1)
+    }
+
+    /// Beam's images run with this Python, or with those below `cache` in the scratch directory.
+    pub(crate) fn of_python(
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+        scratch: tempfile::TempDir,
+        beam_python: Option<PathBuf>,
+        spare_workers: usize,
+    ) -> Self {
         let (sender, started) = mpsc::unbounded_channel();
         let pool = Arc::new(Pool { started: sender, stopped: Mutex::default() });
-        let scratch = tempfile::tempdir().expect("a directory");
         let harnesses = Harnesses::new(HarnessConfig {
             endpoint: "server.example:9".into(),
             clock,
@@ -109,8 +120,9 @@ impl World {
                 scratch: Some(scratch.path().into()),
                 owner: "test".into(),
                 python_cache: scratch.path().join("cache"),
-                beam_python: Some(PathBuf::from("/no/python")),
+                beam_python,
                 variables: Default::default(),
+                spare_workers,
             },
             limits,
         });

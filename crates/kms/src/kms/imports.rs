@@ -95,6 +95,9 @@ fn check<'a>(
     authorise(index, caller, iam::USE_TO_IMPORT, On::Job(job))?;
     let entry = index.key(key)?;
     let job = &index.job(job)?.job;
+    if entry.record.key.is_external() {
+        return Err(Error::invalid_field("parent", "has external keys: no material can be imported into it"));
+    }
     if *algorithm == Algorithm::Unspecified {
         return Err(Error::invalid_field("algorithm", "must be set"));
     }
@@ -176,6 +179,7 @@ fn import(
             destroy_time: None,
             destroy_event_time: None,
             import: None,
+            external: None,
             material: Uuid::nil(),
         }
     });

@@ -1,13 +1,16 @@
 //! Keys: making, showing and changing them.
 //!
-//! Invariant: purpose, algorithm, protection level, the time before destruction and where material comes from never
-//! change.
+//! Invariant: purpose, algorithm, protection level, connection, the time before destruction and where material comes
+//! from never change.
 
 use super::*;
 use crate::iam::Policy;
 use crate::index::KeyRecord;
 use crate::lists::paginate;
-use crate::model::{CryptoKey, CryptoKeyUpdate, KeyView, NewCryptoKey, Page, PageRequest, VersionState};
+use crate::model::{
+    CryptoKey, CryptoKeyUpdate, KeyView, NewCryptoKey, NewVersion, Page, PageRequest, ProtectionLevel,
+    VersionState,
+};
 use crate::validate;
 
 impl Kms {
@@ -28,6 +31,7 @@ impl Kms {
         let (caller, parent, times) = (caller.clone(), parent.clone(), self.inner.times);
         self.change(Call::new(&caller, "CreateCryptoKey", &name), move |index, now| {
             authorise(index, &caller, "cloudkms.cryptoKeys.create", On::Ring(&parent))?;
+            let new = with_backend(index, &caller, &parent, new)?;
             new_key(index, name, &new, times, now)
         })
         .await
@@ -61,7 +65,7 @@ impl Kms {
         paginate(page, &prefix, Index::children(&index.keys, &prefix), |entry| entry.view())
     }
 
-    /// Changes labels and the rotation schedule.
+    /// Changes labels, the rotation schedule and the reasons for which the key may be used.
     ///
     /// # Errors
     /// `NotFound`, `InvalidArgument`, `Unimplemented` for a template that is not built, `PermissionDenied`.
@@ -77,7 +81,7 @@ impl Kms {
             let mut entry = KeyEntry::clone(index.key(&name)?);
             let key = &mut entry.record.key;
             if let Some(template) = &update.template {
-                validate::template(template)?;
+                validate::template_of(key, template)?;
             }
             if let Some(labels) = update.labels {
                 validate::labels(&labels)?;
@@ -90,13 +94,22 @@ impl Kms {
             if let Some(period) = update.rotation_period {
                 key.rotation_period = period;
             }
+            let announces = update.justifications.is_some();
+            if let Some(justifications) = update.justifications {
+                validate::justifications(justifications.as_deref())?;
+                key.justifications = justifications;
+            }
+            if key.is_external() && (key.rotation_period.is_some() || key.next_rotation_time.is_some()) {
+                return Err(validate::external_schedule());
+            }
             if key.import_only && (key.rotation_period.is_some() || key.next_rotation_time.is_some()) {
                 return Err(validate::import_only_schedule());
             }
             validate::rotation(key.rotation_period, key.next_rotation_time, times.min_rotation)?;
             let view = entry.view();
             // Neither labels nor the schedule change what users of the key see.
-            Ok(Plan { announce: Vec::new(), ..Plan::key(entry, Vec::new(), view) })
+            let plan = Plan::key(entry, Vec::new(), view);
+            Ok(if announces { plan } else { Plan { announce: Vec::new(), ..plan } })
         })
         .await
     }
@@ -132,6 +145,34 @@ impl Kms {
     }
 }
 
+/// What is asked for, with the connection of its location when it needs one and names none.
+fn with_backend(
+    index: &Index,
+    caller: &Caller,
+    parent: &KeyRingName,
+    mut new: NewCryptoKey,
+) -> Result<NewCryptoKey> {
+    if validate::level(&new) != ProtectionLevel::ExternalVpc {
+        return Ok(new);
+    }
+    let place = parent.location_name();
+    if new.crypto_key_backend.is_empty() {
+        let default = index.ekm_configs.get(place.as_str()).and_then(Option::as_ref);
+        new.crypto_key_backend = default.map(ToString::to_string).unwrap_or_default();
+    }
+    if new.crypto_key_backend.is_empty() {
+        return Err(Error::invalid_field(
+            "crypto_key.crypto_key_backend",
+            "must name an EkmConnection for a key of EXTERNAL_VPC: its location has no default one",
+        ));
+    }
+    let connection = EkmConnectionName::parse(&new.crypto_key_backend)?;
+    external::check_place("crypto_key.crypto_key_backend", &connection, place.as_str())?;
+    authorise(index, caller, iam::USE_CONNECTION, On::Connection(&connection))?;
+    index.connection(&connection)?;
+    Ok(new)
+}
+
 /// Plans a key.
 pub(super) fn new_key(
     index: &Index,
@@ -164,6 +205,12 @@ pub(super) fn new_key(
         next_rotation_time: new.next_rotation_time,
         destroy_scheduled_duration: destroy,
         import_only: new.import_only,
+        protection: validate::level(new),
+        backend: match new.crypto_key_backend.as_str() {
+            "" => None,
+            name => Some(EkmConnectionName::parse(name)?),
+        },
+        justifications: new.justifications.clone(),
     };
     let record = KeyRecord { key, policy: Policy::default() };
     let entry = KeyEntry { record, versions: std::collections::BTreeMap::new() };
@@ -171,7 +218,8 @@ pub(super) fn new_key(
         let view = entry.view();
         return Ok(Plan::key(entry, Vec::new(), view));
     }
-    let plan = versions::with_new_version(entry, true, VersionState::Enabled, now)?;
+    let first = NewVersion { state: VersionState::Enabled, external: None };
+    let plan = versions::with_new_version(entry, true, first, now)?;
     let view =
         plan.key.as_ref().map(KeyEntry::view).ok_or_else(|| Error::internal("a new key has no entry"))?;
     Ok(plan.replying(view))

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! root.json, root.key   the root seal
-//! records/              sealed: ring/NAME, key/NAME, version/KEY/NUMBER, job/NAME, project/ID
-//! material/             sealed: one object per version that is not destroyed, and per import job that is active
+//! records/              sealed: ring/NAME, key/NAME, version/KEY/NUMBER, job/NAME, project/ID, ekm/signer,
+//!                       ekm/connection/NAME, ekm/config/LOCATION
+//! material/             sealed: one object per version that is not destroyed, and per import job that is active, and
+//!                       one for the key that requests to external key managers are signed with
 //! audit/                sealed: the audit log
 //! ```
 //!
@@ -21,7 +23,7 @@ use object_store::path::Path;
 use super::*;
 use crate::index::KeyRecord;
 use crate::model::{CryptoKeyVersion, ImportJobState, VersionState};
-use crate::seal::{self, RootKeys, Use};
+use crate::seal::{OpenedRoot, RootKeys, Use};
 
 /// Where the records' database lies in its store.
 const RECORDS_PATH: &str = "db";
@@ -77,16 +79,30 @@ pub(super) fn job_record(name: &ImportJobName) -> String {
     format!("job/{name}")
 }
 
+/// The name of the signing key's material.
+pub(super) const SIGNER_RECORD: &str = "ekm/signer";
+const CONNECTIONS: &str = "ekm/connection/";
+const CONFIGS: &str = "ekm/config/";
+
+pub(super) fn connection_record(name: &EkmConnectionName) -> String {
+    format!("{CONNECTIONS}{name}")
+}
+
+pub(super) fn ekm_config_record(place: &LocationName) -> String {
+    format!("{CONFIGS}{place}")
+}
+
 pub(super) fn project_record(project: &str) -> String {
     format!("project/{project}")
 }
 
 pub(super) async fn open(
     config: KmsConfig,
+    root: OpenedRoot,
     store: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
 ) -> Result<Inner> {
-    let mut keys = seal::open(&store, &config.root, config.passphrase_params).await?;
+    let OpenedRoot { mut keys, seals, .. } = root;
     let wrap = keys.take(Use::Wrap)?;
     let stores = Stores::open(&store, &mut keys, &clock).await?;
     let material = Material::new(stores.material.clone(), wrap);
@@ -103,7 +119,10 @@ pub(super) async fn open(
         },
         index: RwLock::default(),
         stores,
+        seals,
         material,
+        external: config.external,
+        signer: OnceCell::new(),
         audit: Arc::new(audit),
         records: Mutex::new(Database::Failed),
         changes: broadcast::Sender::new(CHANGES_BUFFERED),
@@ -161,6 +180,7 @@ impl Inner {
                 _ => {}
             }
         }
+        owned.extend(index.signer);
         for orphan in found.difference(&owned) {
             self.material.shred(*orphan).await?;
         }
@@ -201,6 +221,17 @@ async fn read(records: &Records) -> Result<Index> {
         }
         index.put_job(entry);
     }
+    for (record, entry) in records.scan::<ConnectionEntry>(CONNECTIONS).await? {
+        let name = &entry.connection.name;
+        if record != connection_record(name) {
+            return Err(damaged(format!("the record of the connection {name} is not where it belongs")));
+        }
+        index.put_connection(entry);
+    }
+    for (record, default) in records.scan::<Option<EkmConnectionName>>(CONFIGS).await? {
+        index.put_ekm_config(&LocationName::parse(record.trim_start_matches(CONFIGS))?, default);
+    }
+    index.signer = records.get(SIGNER_RECORD).await?;
     for (record, number) in records.scan::<u64>("project/").await? {
         index.projects.insert(record.trim_start_matches("project/").to_owned(), number);
     }

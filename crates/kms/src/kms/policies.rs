@@ -3,6 +3,7 @@
 //! Invariant: a key ring's policy holds for its keys and import jobs, also for those made later.
 
 use super::*;
+use crate::external::EkmConnectionName;
 use crate::iam::Policy;
 
 /// What a policy is attached to.
@@ -14,10 +15,12 @@ pub enum PolicyResource {
     Key(CryptoKeyName),
     /// An import job.
     Job(ImportJobName),
+    /// A connection to an external key manager.
+    Connection(EkmConnectionName),
 }
 
 impl PolicyResource {
-    /// Reads the name of a key ring, key or import job.
+    /// Reads the name of a key ring, key, import job or connection.
     ///
     /// # Errors
     /// `InvalidArgument` when it is none of them.
@@ -27,6 +30,9 @@ impl PolicyResource {
         }
         if let Ok(job) = ImportJobName::parse(name) {
             return Ok(Self::Job(job));
+        }
+        if let Ok(connection) = EkmConnectionName::parse(name) {
+            return Ok(Self::Connection(connection));
         }
         KeyRingName::parse(name).map(Self::Ring).map_err(|_| {
             Error::invalid(format!(
@@ -43,6 +49,7 @@ impl PolicyResource {
             Self::Ring(name) => On::Ring(name),
             Self::Key(name) => On::Key(name),
             Self::Job(name) => On::Job(name),
+            Self::Connection(name) => On::Connection(name),
         }
     }
 
@@ -51,6 +58,7 @@ impl PolicyResource {
             Self::Ring(_) => format!("cloudkms.keyRings.{verb}"),
             Self::Key(_) => format!("cloudkms.cryptoKeys.{verb}"),
             Self::Job(_) => format!("cloudkms.importJobs.{verb}"),
+            Self::Connection(_) => format!("cloudkms.ekmConnections.{verb}"),
         }
     }
 
@@ -59,6 +67,7 @@ impl PolicyResource {
             Self::Ring(name) => &index.ring(name)?.policy,
             Self::Key(name) => &index.key(name)?.record.policy,
             Self::Job(name) => &index.job(name)?.policy,
+            Self::Connection(name) => &index.connection(name)?.policy,
         })
     }
 }
@@ -107,6 +116,11 @@ impl Kms {
                 PolicyResource::Job(name) => {
                     let job = index.job(name)?.job.clone();
                     Ok(Plan::job(JobEntry { job, policy: policy.clone() }, policy))
+                }
+                PolicyResource::Connection(name) => {
+                    let connection = index.connection(name)?.connection.clone();
+                    let entry = ConnectionEntry { connection, policy: policy.clone() };
+                    Ok(Plan { connection: Some(entry), ..Plan::reply(policy) })
                 }
             }
         })

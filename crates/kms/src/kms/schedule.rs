@@ -7,7 +7,7 @@
 use super::*;
 use crate::agents::KMS_AGENT;
 use crate::index::What;
-use crate::model::{ImportJobState, VersionState};
+use crate::model::{ImportJobState, NewVersion, VersionState};
 
 /// The longest wait at a stretch: the time of day may jump, and the wait does not see that.
 const MAX_WAIT: Duration = Duration::from_secs(3600);
@@ -127,7 +127,8 @@ impl Kms {
                 let plan = Plan::key(entry, Vec::new(), ());
                 return Ok(Plan { announce: Vec::new(), refused: Some(error), ..plan });
             }
-            Ok(versions::with_new_version(entry, true, VersionState::Enabled, now)?.replying(()))
+            let new = NewVersion { state: VersionState::Enabled, external: None };
+            Ok(versions::with_new_version(entry, true, new, now)?.replying(()))
         })
         .await
     }

@@ -1,6 +1,7 @@
 //! The KMS as a whole, on an object store in memory.
 
 mod crash;
+mod external;
 mod imports;
 mod lists;
 mod model;

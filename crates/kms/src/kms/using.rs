@@ -1,7 +1,7 @@
 //! Encrypt and Decrypt.
 //!
 //! Invariant: a result is released only after its audit entry is durable, and only if the version is
-//! still enabled and the caller still permitted then. Both run at the same time as any other use;
+//! still enabled and the caller and the reason still permitted then. Both run at the same time as any other use;
 //! nothing here waits for a change.
 
 use async_trait::async_trait;
@@ -9,8 +9,8 @@ use claviger_core::limits::KMS_PLAINTEXT_BYTES;
 use claviger_crypto::{SecretBytes, SecretKey, crc32c};
 
 use super::*;
-use crate::ciphertext;
-use crate::model::VersionState;
+use crate::ciphertext::{self, Kind};
+use crate::model::{ProtectionLevel, VersionState};
 use crate::service::{Decrypted, Encrypted, KeyService};
 
 /// What Encrypt takes: a key means its primary version.
@@ -68,6 +68,8 @@ pub struct EncryptReply {
     pub verified_plaintext_crc32c: bool,
     /// Whether the caller's checksum of the additional data was there and checked.
     pub verified_aad_crc32c: bool,
+    /// Where the version's material lives.
+    pub protection: ProtectionLevel,
 }
 
 /// A call of Decrypt.
@@ -92,6 +94,8 @@ pub struct DecryptReply {
     pub decrypted: Decrypted,
     /// The checksum of the plaintext.
     pub plaintext_crc32c: u32,
+    /// Where the version's material lives.
+    pub protection: ProtectionLevel,
 }
 
 impl Kms {
@@ -109,6 +113,7 @@ impl Kms {
         let select = |index: &Index| {
             authorise(index, caller, iam::USE_TO_ENCRYPT, On::Key(&key))?;
             let entry = index.key(&key)?;
+            justified(entry, caller)?;
             let version = match &name {
                 KeyOrVersion::Version(version) => versions::version_of(entry, version)?,
                 KeyOrVersion::Key(_) => {
@@ -118,20 +123,31 @@ impl Kms {
             };
             enabled(version)
         };
-        let seal = |material: &SecretKey, version: u64| {
+        let call = Call::new(caller, "Encrypt", &key);
+        let version = self.inner.begin(&call, &select).await?;
+        let seal = || {
             limit("plaintext", plaintext.len())?;
             limit("additional_authenticated_data", aad.len())?;
             check("plaintext", plaintext_crc32c, plaintext.expose())?;
             check("additional_authenticated_data", aad_crc32c, aad)?;
-            ciphertext::seal(material, &key, version, aad, plaintext)
+            let kind = kind_of(&version);
+            ciphertext::seal(kind, material(&version)?, &key, version.version.number, aad, plaintext)
         };
-        let call = Call::new(caller, "Encrypt", &key);
-        let (ciphertext, version) = self.inner.use_version(&call, select, seal).await?;
+        let sealed = match (seal(), kind_of(&version)) {
+            (Ok(sealed), Kind::External) => self
+                .wrap_externally(caller, &version.version, &sealed, aad)
+                .await
+                .and_then(|wrapped| fitting(&version, wrapped)),
+            (sealed, _) => sealed,
+        };
+        let sealed = self.inner.finish(&call, &select, &version, sealed).await?;
+        let ciphertext = ciphertext::frame(kind_of(&version), version.version.number, &sealed);
         Ok(EncryptReply {
             ciphertext_crc32c: crc32c(&ciphertext),
             encrypted: Encrypted { ciphertext, version: version.version.name.clone() },
             verified_plaintext_crc32c: plaintext_crc32c.is_some(),
             verified_aad_crc32c: aad_crc32c.is_some(),
+            protection: version.version.protection(),
         })
     }
 
@@ -148,25 +164,48 @@ impl Kms {
         let select = |index: &Index| {
             authorise(index, caller, iam::USE_TO_DECRYPT, On::Key(&key))?;
             let entry = index.key(&key)?;
+            justified(entry, caller)?;
             limit("additional_authenticated_data", aad.len())?;
             check("ciphertext", ciphertext_crc32c, ciphertext)?;
             check("additional_authenticated_data", aad_crc32c, aad)?;
-            let (number, _) = ciphertext::parse(ciphertext)?;
-            enabled(entry.versions.get(&number).ok_or_else(texts::bad_ciphertext)?)
-        };
-        let open = |material: &SecretKey, version: u64| {
-            let (_, message) = ciphertext::parse(ciphertext)?;
-            ciphertext::open(material, &key, version, aad, message)
+            let parsed = ciphertext::parse(ciphertext)?;
+            let version = entry.versions.get(&parsed.version).ok_or_else(texts::bad_ciphertext)?;
+            let version = enabled(version)?;
+            if parsed.kind == kind_of(&version) { Ok(version) } else { Err(texts::bad_ciphertext()) }
         };
         let call = Call::new(caller, "Decrypt", &key);
-        let (plaintext, version) = self.inner.use_version(&call, select, open).await?;
+        let version = self.inner.begin(&call, &select).await?;
+        let open = |message: &[u8]| {
+            ciphertext::open(
+                kind_of(&version),
+                material(&version)?,
+                &key,
+                version.version.number,
+                aad,
+                message,
+            )
+        };
+        let opened = async {
+            let message = ciphertext::parse(ciphertext)?.message;
+            match kind_of(&version) {
+                Kind::Own => Ok((open(message)?, None)),
+                Kind::External => {
+                    let unwrapped = self.unwrap_externally(caller, &version.version, message, aad).await?;
+                    Ok((open(unwrapped.payload.expose())?, unwrapped.cache_for))
+                }
+            }
+        };
+        let opened = opened.await;
+        let (plaintext, cache_for) = self.inner.finish(&call, &select, &version, opened).await?;
         let primary = self.inner.index().key(&key)?.record.key.primary;
         Ok(DecryptReply {
             plaintext_crc32c: crc32c(plaintext.expose()),
+            protection: version.version.protection(),
             decrypted: Decrypted {
                 plaintext,
                 version: version.version.name.clone(),
                 used_primary: primary == Some(version.version.number),
+                cache_for,
             },
         })
     }
@@ -204,30 +243,41 @@ impl KeyService for Kms {
 }
 
 impl Inner {
-    /// Does `work` with the material of the version that `select` finds, and tells the audit log.
-    async fn use_version<T: Send>(
+    /// The version that `select` finds, with its material in memory.
+    async fn begin(
         &self,
         call: &Call,
-        select: impl Fn(&Index) -> Result<Arc<VersionEntry>> + Send,
-        work: impl FnOnce(&SecretKey, u64) -> Result<T> + Send,
-    ) -> Result<(T, Arc<VersionEntry>)> {
+        select: &(impl Fn(&Index) -> Result<Arc<VersionEntry>> + Sync),
+    ) -> Result<Arc<VersionEntry>> {
         let selected = select(&self.index());
         let version = match selected {
             Ok(version) => version,
             Err(error) => return Err(self.refuse(call, None, error).await),
         };
         let loaded = version.material.get_or_try_init(|| self.material.load(version.version.material)).await;
-        let result = loaded.and_then(|material| work(material, version.version.number));
+        if let Err(error) = loaded {
+            return Err(self.refuse(call, Some(&version.version.name), error).await);
+        }
+        Ok(version)
+    }
+
+    /// Tells the audit log what came of a use, and gives it out if the version may still be used.
+    async fn finish<T: Send>(
+        &self,
+        call: &Call,
+        select: &(impl Fn(&Index) -> Result<Arc<VersionEntry>> + Sync),
+        version: &VersionEntry,
+        result: Result<T>,
+    ) -> Result<T> {
         let name = &version.version.name;
-        match result {
-            Ok(result) => {
-                self.audit(call, Some(name), Ok::<_, &Error>(&())).await?;
-                let still = select(&self.index());
-                match still {
-                    Ok(_) => Ok((result, version)),
-                    Err(error) => Err(self.refuse(call, Some(name), error).await),
-                }
-            }
+        let result = match result {
+            Ok(result) => result,
+            Err(error) => return Err(self.refuse(call, Some(name), error).await),
+        };
+        self.audit(call, Some(name), Ok::<_, &Error>(&())).await?;
+        let still = select(&self.index());
+        match still {
+            Ok(_) => Ok(result),
             Err(error) => Err(self.refuse(call, Some(name), error).await),
         }
     }
@@ -238,6 +288,36 @@ impl Inner {
             Ok(()) => error,
             Err(unheard) => unheard,
         }
+    }
+}
+
+/// Refuses a use for a reason that the key's policy does not have.
+fn justified(entry: &KeyEntry, caller: &Caller) -> Result<()> {
+    let reason = AccessReason::of(caller);
+    match &entry.record.key.justifications {
+        Some(allowed) if !allowed.contains(&reason) => Err(texts::not_justified(entry.name(), reason)),
+        _ => Ok(()),
+    }
+}
+
+fn kind_of(version: &VersionEntry) -> Kind {
+    if version.version.external.is_some() { Kind::External } else { Kind::Own }
+}
+
+/// The material of a version that was begun with.
+fn material(version: &VersionEntry) -> Result<&SecretKey> {
+    version.material.get().ok_or_else(|| Error::internal("a version in use has no material"))
+}
+
+/// Refuses what an external manager wrapped and no ciphertext can hold: it would never be decrypted.
+fn fitting(version: &VersionEntry, wrapped: Vec<u8>) -> Result<Vec<u8>> {
+    let framed = ciphertext::frame(Kind::External, version.version.number, &wrapped);
+    match ciphertext::parse(&framed) {
+        Ok(_) => Ok(wrapped),
+        Err(_) => Err(Error::precondition(format!(
+            "The external key manager of {} gave more bytes than a ciphertext may have.",
+            version.version.name
+        ))),
     }
 }
 

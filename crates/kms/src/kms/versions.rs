@@ -14,7 +14,8 @@
 
 use super::*;
 use crate::lists::paginate;
-use crate::model::{CryptoKeyVersion, Page, PageRequest, VersionState};
+use crate::model::{CryptoKey, CryptoKeyVersion, NewVersion, Page, PageRequest, VersionState, VersionUpdate};
+use crate::validate;
 use claviger_crypto::SecretKey;
 
 impl Kms {
@@ -37,15 +38,29 @@ impl Kms {
         parent: &CryptoKeyName,
         state: VersionState,
     ) -> Result<CryptoKeyVersion> {
+        self.create_version_with(caller, parent, NewVersion { state, external: None }).await
+    }
+
+    /// Makes a version, of an external key too. It does not become the primary one.
+    ///
+    /// # Errors
+    /// As [`Self::create_version_as`]; `InvalidArgument` for an external key that does not fit the key's protection level.
+    pub async fn create_version_with(
+        &self,
+        caller: &Caller,
+        parent: &CryptoKeyName,
+        new: NewVersion,
+    ) -> Result<CryptoKeyVersion> {
         let (caller, parent) = (caller.clone(), parent.clone());
         self.change(Call::new(&caller, "CreateCryptoKeyVersion", &parent), move |index, now| {
             authorise(index, &caller, "cloudkms.cryptoKeyVersions.create", On::Key(&parent))?;
-            settable(state)?;
+            settable(new.state)?;
             let entry = KeyEntry::clone(index.key(&parent)?);
             if entry.record.key.import_only {
                 return Err(texts::import_only(&parent));
             }
-            with_new_version(entry, false, state, now)
+            validate::external(&entry.record.key, new.external.as_ref())?;
+            with_new_version(entry, false, new, now)
         })
         .await
     }
@@ -94,14 +109,35 @@ impl Kms {
         name: &CryptoKeyVersionName,
         state: VersionState,
     ) -> Result<CryptoKeyVersion> {
+        let update = VersionUpdate { state: Some(state), external: None };
+        self.update_version(caller, name, update).await
+    }
+
+    /// Enables or disables a version, or names another place of its external key.
+    ///
+    /// # Errors
+    /// As [`Self::update_version_state`]; `InvalidArgument` for an external key that does not fit the version.
+    pub async fn update_version(
+        &self,
+        caller: &Caller,
+        name: &CryptoKeyVersionName,
+        update: VersionUpdate,
+    ) -> Result<CryptoKeyVersion> {
         use VersionState::{Disabled, Enabled};
         let call = Call::new(caller, "UpdateCryptoKeyVersion", name);
-        self.change_version(call, name, "cloudkms.cryptoKeyVersions.update", move |version, _, _| {
-            settable(state)?;
+        self.change_version(call, name, "cloudkms.cryptoKeyVersions.update", move |version, key, _| {
+            let state = update.state.unwrap_or(version.state);
+            if update.state.is_some() {
+                settable(state)?;
+            }
             if !matches!(version.state, Enabled | Disabled) {
                 return Err(texts::wrong_state(&version.name, version.state));
             }
             version.state = state;
+            if update.external.is_some() {
+                validate::external(key, update.external.as_ref())?;
+                version.external = update.external;
+            }
             Ok(())
         })
         .await
@@ -117,12 +153,12 @@ impl Kms {
         name: &CryptoKeyVersionName,
     ) -> Result<CryptoKeyVersion> {
         let call = Call::new(caller, "DestroyCryptoKeyVersion", name);
-        self.change_version(call, name, "cloudkms.cryptoKeyVersions.destroy", |version, after, now| {
+        self.change_version(call, name, "cloudkms.cryptoKeyVersions.destroy", |version, key, now| {
             if !matches!(version.state, VersionState::Enabled | VersionState::Disabled) {
                 return Err(texts::wrong_state(&version.name, version.state));
             }
             version.state = VersionState::DestroyScheduled;
-            version.destroy_time = Some(now.plus(after));
+            version.destroy_time = Some(now.plus(key.destroy_scheduled_duration));
             Ok(())
         })
         .await
@@ -156,7 +192,7 @@ impl Kms {
         call: Call,
         name: &CryptoKeyVersionName,
         permission: &'static str,
-        change: impl FnOnce(&mut CryptoKeyVersion, Duration, Timestamp) -> Result<()> + Send + 'static,
+        change: impl FnOnce(&mut CryptoKeyVersion, &CryptoKey, Timestamp) -> Result<()> + Send + 'static,
     ) -> Result<CryptoKeyVersion> {
         let (caller, name) = (call.caller.clone(), name.clone());
         self.change(call, move |index, now| {
@@ -164,7 +200,7 @@ impl Kms {
             let entry = index.key(&name.crypto_key_name())?;
             let old = version_of(entry, &name)?;
             let mut version = old.version.clone();
-            change(&mut version, entry.record.key.destroy_scheduled_duration, now)?;
+            change(&mut version, &entry.record.key, now)?;
             if version == old.version {
                 return Ok(Plan { version: Some(name), ..Plan::reply(version) });
             }
@@ -222,9 +258,10 @@ pub(super) fn destroyed(entry: &KeyEntry, number: u64, now: Timestamp) -> KeyEnt
 pub(super) fn with_new_version(
     mut entry: KeyEntry,
     primary: bool,
-    state: VersionState,
+    new: NewVersion,
     now: Timestamp,
 ) -> Result<Plan<CryptoKeyVersion>> {
+    let NewVersion { state, external } = new;
     let number = entry.record.key.next_version;
     let name = entry.name().version_name(number);
     let material =
@@ -237,6 +274,7 @@ pub(super) fn with_new_version(
         destroy_time: None,
         destroy_event_time: None,
         import: None,
+        external,
         material: Uuid::new_v4(),
     };
     let new = VersionEntry::with_material(version.clone(), material);

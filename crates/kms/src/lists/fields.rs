@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use claviger_core::Timestamp;
 
+use crate::external::EkmConnection;
 use crate::model::{CryptoKeyVersion, ImportJob, KeyRing, KeyView};
 
 /// What kind of values a field has.
@@ -125,7 +126,6 @@ fn camel_case(text: &str) -> String {
 }
 
 const SOFTWARE: &str = "SOFTWARE";
-const SYMMETRIC: &str = "GOOGLE_SYMMETRIC_ENCRYPTION";
 
 impl Listed for KeyRing {
     const FIELDS: Fields = &[("name", Kind::Name), ("createTime", Kind::Time)];
@@ -172,8 +172,8 @@ impl Listed for KeyView {
             "createTime" => self.key.create_time.into(),
             "nextRotationTime" => self.key.next_rotation_time.into(),
             "rotationPeriod" => self.key.rotation_period.into(),
-            "versionTemplate.protectionLevel" => SOFTWARE.into(),
-            "versionTemplate.algorithm" => SYMMETRIC.into(),
+            "versionTemplate.protectionLevel" => self.key.protection.as_str().into(),
+            "versionTemplate.algorithm" => self.key.algorithm().as_str().into(),
             "labels" => self.key.labels.get(key).map(String::as_str).into(),
             "importOnly" => self.key.import_only.into(),
             "destroyScheduledDuration" => self.key.destroy_scheduled_duration.into(),
@@ -206,8 +206,8 @@ impl Listed for CryptoKeyVersion {
         match name {
             "name" => self.name.as_str().into(),
             "state" => self.state.as_str().into(),
-            "protectionLevel" => SOFTWARE.into(),
-            "algorithm" => SYMMETRIC.into(),
+            "protectionLevel" => self.protection().as_str().into(),
+            "algorithm" => self.algorithm().as_str().into(),
             "createTime" => self.create_time.into(),
             "generateTime" => import.is_none().then_some(self.create_time).into(),
             "destroyTime" => self.destroy_time.into(),
@@ -216,6 +216,19 @@ impl Listed for CryptoKeyVersion {
             "importTime" => import.and_then(|import| import.time).into(),
             "importFailureReason" => import.and_then(|import| import.failure.as_deref()).into(),
             "reimportEligible" => self.reimport_eligible().into(),
+            _ => Value::Missing,
+        }
+    }
+}
+
+impl Listed for EkmConnection {
+    const FIELDS: Fields = &[("name", Kind::Name), ("createTime", Kind::Time), ("etag", Kind::Text)];
+
+    fn field(&self, name: &str, _: &str) -> Value {
+        match name {
+            "name" => self.name.as_str().into(),
+            "createTime" => self.create_time.into(),
+            "etag" => self.etag.as_str().into(),
             _ => Value::Missing,
         }
     }

@@ -18,7 +18,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-use super::Front;
+use super::Door;
 use super::cork::corked;
 
 /// How long requests under way may take once the server is told to stop.
@@ -39,7 +39,7 @@ fn count() -> usize {
 }
 
 /// Starts a thread, which ends when the sender is dropped and its connections are gone.
-fn start(number: usize, front: Front) -> std::io::Result<mpsc::Sender<Handed>> {
+fn start(number: usize, door: Door) -> std::io::Result<mpsc::Sender<Handed>> {
     let (sender, mut handed) = mpsc::channel::<Handed>(WAITING);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("clients-{number}")).spawn(move || {
@@ -56,7 +56,7 @@ fn start(number: usize, front: Front) -> std::io::Result<mpsc::Sender<Handed>> {
                 };
                 match TcpStream::from_std(stream) {
                     Ok(stream) => {
-                        connections.spawn(talk(builder.clone(), stream, watcher, front.clone()));
+                        connections.spawn(talk(builder.clone(), stream, watcher, door.clone()));
                     }
                     Err(error) => tracing::warn!(%error, "a connection could not be taken up"),
                 }
@@ -80,10 +80,10 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-async fn talk(builder: auto::Builder<TokioExecutor>, stream: TcpStream, watcher: Watcher, front: Front) {
+async fn talk(builder: auto::Builder<TokioExecutor>, stream: TcpStream, watcher: Watcher, door: Door) {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let front = front.clone();
-        async move { Ok::<_, Infallible>(front.answer(request).await) }
+        let answer = door.answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let (from, to) = stream.into_split();
     let ended = corked(from, to, |socket| {
@@ -107,11 +107,10 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 /// When a thread could not be started.
 pub(crate) async fn serve(
     listener: TcpListener,
-    front: Front,
+    door: Door,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    let threads: Vec<_> =
-        (0..count()).map(|number| start(number, front.clone())).collect::<Result<_, _>>()?;
+    let threads: Vec<_> = (0..count()).map(|number| start(number, door.clone())).collect::<Result<_, _>>()?;
     let graceful = GracefulShutdown::new();
     for thread in threads.iter().cycle() {
         let stream = tokio::select! {

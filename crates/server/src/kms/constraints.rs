@@ -12,7 +12,7 @@ use claviger_proto::google::cloud::kms::v1 as pb;
 
 use super::convert;
 
-/// The level of keys whose template names none, and so far of all.
+/// The level of keys whose template names none.
 const LEVEL: pb::ProtectionLevel = pb::ProtectionLevel::Software;
 
 /// The level that a template asks for. A number that is none is for the KMS to refuse.
@@ -36,11 +36,14 @@ pub(super) fn new_key(policies: &Policies, kms: &Kms, request: &pb::CreateCrypto
 /// A new version's protection level.
 pub(super) fn new_version(
     policies: &Policies,
-    _: &Kms,
+    kms: &Kms,
     request: &pb::CreateCryptoKeyVersionRequest,
 ) -> Result<()> {
     let parent = CryptoKeyName::parse(&request.parent)?;
-    policies.protection_level(parent.project(), LEVEL.as_str_name(), "CreateCryptoKeyVersion")
+    // Whatever the caller may see: the policy is the administrator's.
+    let key = kms.get_crypto_key(&Caller::local_admin(), &parent);
+    let level = key.map_or(LEVEL.as_str_name(), |view| view.key.protection.as_str());
+    policies.protection_level(parent.project(), level, "CreateCryptoKeyVersion")
 }
 
 /// The protection level of what a job brings in.

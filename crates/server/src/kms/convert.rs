@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use claviger_core::{Error, Result, Timestamp};
+use claviger_kms::external::{AccessReason, ExternalKey};
 use claviger_kms::model::{
     Algorithm, CryptoKeyVersion, KeyRing, KeyView, NewCryptoKey, ProtectionLevel, Purpose, VersionState,
     VersionTemplate,
@@ -43,6 +44,7 @@ pub(super) fn key_ring(ring: KeyRing) -> pb::KeyRing {
 
 pub(super) fn crypto_key(view: KeyView) -> pb::CryptoKey {
     let key = view.key;
+    let algorithm = algorithm(&key.algorithm());
     pb::CryptoKey {
         name: key.name.into(),
         primary: view.primary.map(version),
@@ -53,13 +55,14 @@ pub(super) fn crypto_key(view: KeyView) -> pb::CryptoKey {
             .rotation_period
             .map(|period| RotationSchedule::RotationPeriod(duration(period))),
         version_template: Some(pb::CryptoKeyVersionTemplate {
-            protection_level: pb::ProtectionLevel::Software.into(),
-            algorithm: CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption.into(),
+            protection_level: level(key.protection).into(),
+            algorithm: algorithm.into(),
         }),
+        crypto_key_backend: key.backend.map(String::from).unwrap_or_default(),
+        key_access_justifications_policy: key.justifications.map(justifications),
         labels: key.labels.into_iter().collect(),
         destroy_scheduled_duration: Some(duration(key.destroy_scheduled_duration)),
         import_only: key.import_only,
-        ..Default::default()
     }
 }
 
@@ -72,6 +75,7 @@ pub(super) fn version(version: CryptoKeyVersion) -> pb::CryptoKeyVersion {
         VersionState::ImportFailed => CryptoKeyVersionState::ImportFailed,
     };
     let reimport_eligible = version.reimport_eligible();
+    let (protection_level, algorithm) = (level(version.protection()), algorithm(&version.algorithm()));
     let generate_time = version.import.is_none().then(|| time(version.create_time));
     let (import_job, import_time, failure) = match version.import {
         Some(import) => (import.job.into(), import.time, import.failure.unwrap_or_default()),
@@ -80,8 +84,9 @@ pub(super) fn version(version: CryptoKeyVersion) -> pb::CryptoKeyVersion {
     pb::CryptoKeyVersion {
         name: version.name.into(),
         state: state.into(),
-        protection_level: pb::ProtectionLevel::Software.into(),
-        algorithm: CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption.into(),
+        protection_level: protection_level.into(),
+        algorithm: algorithm.into(),
+        external_protection_level_options: version.external.map(external),
         create_time: Some(time(version.create_time)),
         generate_time,
         destroy_time: version.destroy_time.map(time),
@@ -92,6 +97,69 @@ pub(super) fn version(version: CryptoKeyVersion) -> pb::CryptoKeyVersion {
         reimport_eligible,
         ..Default::default()
     }
+}
+
+pub(super) fn level(level: ProtectionLevel) -> pb::ProtectionLevel {
+    match level {
+        ProtectionLevel::Unspecified => pb::ProtectionLevel::Unspecified,
+        ProtectionLevel::Software => pb::ProtectionLevel::Software,
+        ProtectionLevel::Hsm => pb::ProtectionLevel::Hsm,
+        ProtectionLevel::External => pb::ProtectionLevel::External,
+        ProtectionLevel::ExternalVpc => pb::ProtectionLevel::ExternalVpc,
+        ProtectionLevel::HsmSingleTenant => pb::ProtectionLevel::HsmSingleTenant,
+    }
+}
+
+fn algorithm(algorithm: &Algorithm) -> CryptoKeyVersionAlgorithm {
+    CryptoKeyVersionAlgorithm::from_str_name(algorithm.as_str()).unwrap_or_default()
+}
+
+fn external(key: ExternalKey) -> pb::ExternalProtectionLevelOptions {
+    match key {
+        ExternalKey::Uri(uri) => {
+            pb::ExternalProtectionLevelOptions { external_key_uri: uri, ..Default::default() }
+        }
+        ExternalKey::Path(path) => {
+            pb::ExternalProtectionLevelOptions { ekm_connection_key_path: path, ..Default::default() }
+        }
+    }
+}
+
+/// Where the external key of a version is to be; nowhere when nothing is set.
+pub(super) fn external_from(options: pb::ExternalProtectionLevelOptions) -> Result<Option<ExternalKey>> {
+    let field = "crypto_key_version.external_protection_level_options";
+    if !options.ekm_connection_backend_override.is_empty() {
+        return Err(Error::unimplemented("A version in another backend than its key's is not built."));
+    }
+    match (options.external_key_uri, options.ekm_connection_key_path) {
+        (uri, path) if uri.is_empty() && path.is_empty() => Ok(None),
+        (uri, path) if path.is_empty() => Ok(Some(ExternalKey::Uri(uri))),
+        (uri, path) if uri.is_empty() => Ok(Some(ExternalKey::Path(path))),
+        _ => Err(Error::invalid_field(field, "has a URI and a path: give one")),
+    }
+}
+
+fn justifications(reasons: Vec<AccessReason>) -> pb::KeyAccessJustificationsPolicy {
+    let number =
+        |reason: AccessReason| pb::AccessReason::from_str_name(reason.as_str()).unwrap_or_default().into();
+    pb::KeyAccessJustificationsPolicy { allowed_access_reasons: reasons.into_iter().map(number).collect() }
+}
+
+/// The reasons that a policy allows; all when there is no policy.
+pub(super) fn justifications_from(
+    policy: Option<pb::KeyAccessJustificationsPolicy>,
+) -> Result<Option<Vec<AccessReason>>> {
+    let Some(policy) = policy else { return Ok(None) };
+    let reason = |number: i32| {
+        let known = pb::AccessReason::try_from(number).ok();
+        known.and_then(|reason| AccessReason::parse(reason.as_str_name())).ok_or_else(|| {
+            Error::invalid_field(
+                "key_access_justifications_policy.allowed_access_reasons",
+                format!("{number} is not a reason"),
+            )
+        })
+    };
+    policy.allowed_access_reasons.into_iter().map(reason).collect::<Result<_>>().map(Some)
 }
 
 /// The state that a request asks for.
@@ -127,6 +195,7 @@ pub(super) fn algorithm_from(field: &str, algorithm: i32) -> Result<Algorithm> {
     Ok(match CryptoKeyVersionAlgorithm::try_from(algorithm) {
         Ok(CryptoKeyVersionAlgorithm::Unspecified) => Algorithm::Unspecified,
         Ok(CryptoKeyVersionAlgorithm::GoogleSymmetricEncryption) => Algorithm::GoogleSymmetricEncryption,
+        Ok(CryptoKeyVersionAlgorithm::ExternalSymmetricEncryption) => Algorithm::ExternalSymmetricEncryption,
         Ok(other) => Algorithm::Other(other.as_str_name().to_owned()),
         Err(_) => return Err(Error::invalid_field(field, "is not an algorithm")),
     })
@@ -152,9 +221,6 @@ pub(super) fn new_key(request: pb::CreateCryptoKeyRequest) -> Result<NewCryptoKe
         Ok(CryptoKeyPurpose::AesWrapping) => Purpose::AesWrapping,
         Err(_) => return Err(Error::invalid_field("crypto_key.purpose", "is not a purpose")),
     };
-    if key.key_access_justifications_policy.is_some() {
-        return Err(Error::unimplemented("Key access justification policies are not built."));
-    }
     if request.trusted_wrapping_enabled {
         return Err(Error::unimplemented("Trusted wrapping is not built."));
     }
@@ -174,5 +240,6 @@ pub(super) fn new_key(request: pb::CreateCryptoKeyRequest) -> Result<NewCryptoKe
         import_only: key.import_only,
         crypto_key_backend: key.crypto_key_backend,
         skip_initial_version: request.skip_initial_version_creation,
+        justifications: justifications_from(key.key_access_justifications_policy)?,
     })
 }

@@ -7,7 +7,7 @@ use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, KeyRingName, Loc
 use claviger_core::{Caller, Error, Result};
 use claviger_crypto::SecretBytes;
 use claviger_kms::locations::LOCATIONS;
-use claviger_kms::model::{CryptoKeyUpdate, Page, PageRequest, VersionState};
+use claviger_kms::model::{CryptoKeyUpdate, NewVersion, Page, PageRequest, VersionState, VersionUpdate};
 use claviger_kms::{DecryptRequest, EncryptRequest, KeyOrVersion, Kms};
 use claviger_proto::google::cloud::kms::v1 as pb;
 use claviger_proto::google::cloud::location as places;
@@ -121,14 +121,13 @@ pub(super) async fn create_crypto_key_version(
 ) -> Result<pb::CryptoKeyVersion> {
     let parent = CryptoKeyName::parse(&request.parent)?;
     let version = request.crypto_key_version.unwrap_or_default();
-    if version.external_protection_level_options.is_some() {
-        return Err(Error::unimplemented("Versions with an external key are not built."));
-    }
     let state = match version.state {
         0 => VersionState::Enabled,
         state => convert::state_from(state)?,
     };
-    kms.create_version_as(caller, &parent, state).await.map(convert::version)
+    let external =
+        version.external_protection_level_options.map(convert::external_from).transpose()?.flatten();
+    kms.create_version_with(caller, &parent, NewVersion { state, external }).await.map(convert::version)
 }
 
 pub(super) async fn update_crypto_key(
@@ -153,7 +152,8 @@ pub(super) async fn update_crypto_key(
                 update.template = Some(convert::template_from(key.version_template.unwrap_or_default())?);
             }
             "key_access_justifications_policy" => {
-                return Err(Error::unimplemented("Key access justification policies are not built."));
+                update.justifications =
+                    Some(convert::justifications_from(key.key_access_justifications_policy.clone())?);
             }
             _ if path.starts_with("labels.") => {
                 return Err(Error::invalid_field(
@@ -175,20 +175,29 @@ pub(super) async fn update_crypto_key_version(
     let version = request.crypto_key_version;
     let version = version.ok_or_else(|| Error::invalid_field("crypto_key_version", "must be set"))?;
     let name = CryptoKeyVersionName::parse(&version.name)?;
+    let mut update = VersionUpdate::default();
     for path in paths(request.update_mask)? {
         match path.as_str() {
-            "state" => {}
-            _ if path.starts_with("external_protection_level_options") => {
-                return Err(Error::unimplemented("Versions with an external key are not built."));
+            "state" => update.state = Some(convert::state_from(version.state)?),
+            "external_protection_level_options"
+            | "external_protection_level_options.external_key_uri"
+            | "external_protection_level_options.ekm_connection_key_path" => {
+                let options = version.external_protection_level_options.clone().unwrap_or_default();
+                let external = convert::external_from(options)?;
+                update.external = Some(external.ok_or_else(|| {
+                    Error::invalid_field(
+                        "crypto_key_version.external_protection_level_options",
+                        "must be set",
+                    )
+                })?);
             }
             _ => return Err(Error::invalid_field("update_mask", format!("'{path}' cannot be changed"))),
         }
     }
-    let state = convert::state_from(version.state)?;
-    kms.update_version_state(caller, &name, state).await.map(convert::version)
+    kms.update_version(caller, &name, update).await.map(convert::version)
 }
 
-fn paths(mask: Option<FieldMask>) -> Result<Vec<String>> {
+pub(super) fn paths(mask: Option<FieldMask>) -> Result<Vec<String>> {
     match mask {
         Some(mask) if !mask.paths.is_empty() => Ok(mask.paths),
         _ => Err(Error::invalid_field("update_mask", "must name the fields to change")),
@@ -234,13 +243,14 @@ pub(super) async fn encrypt(
         aad_crc32c: request.additional_authenticated_data_crc32c,
     };
     let reply = kms.encrypt_checked(caller, wanted).await?;
+    let protection_level = convert::level(reply.protection).into();
     Ok(pb::EncryptResponse {
         name: reply.encrypted.version.into(),
         ciphertext: Bytes::from(reply.encrypted.ciphertext),
         ciphertext_crc32c: Some(i64::from(reply.ciphertext_crc32c)),
         verified_plaintext_crc32c: reply.verified_plaintext_crc32c,
         verified_additional_authenticated_data_crc32c: reply.verified_aad_crc32c,
-        protection_level: pb::ProtectionLevel::Software.into(),
+        protection_level,
     })
 }
 
@@ -261,7 +271,7 @@ pub(super) async fn decrypt(
         plaintext: Bytes::copy_from_slice(reply.decrypted.plaintext.expose()),
         plaintext_crc32c: Some(i64::from(reply.plaintext_crc32c)),
         used_primary: reply.decrypted.used_primary,
-        protection_level: pb::ProtectionLevel::Software.into(),
+        protection_level: convert::level(reply.protection).into(),
     })
 }
 

@@ -173,14 +173,15 @@ async fn unbuilt_keys_are_unimplemented_and_nonsense_is_invalid() {
     let hsm =
         pb::CryptoKeyVersionTemplate { protection_level: pb::ProtectionLevel::Hsm.into(), algorithm: 1 };
     let negative = prost_types::Duration { seconds: -1, nanos: 0 };
+    let unknown_reason = pb::KeyAccessJustificationsPolicy { allowed_access_reasons: vec![99] };
     let late = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
     for (key, code) in [
         (pb::CryptoKey { purpose: CryptoKeyPurpose::Mac.into(), ..Default::default() }, Code::Unimplemented),
         (pb::CryptoKey { version_template: Some(hsm), ..symmetric() }, Code::Unimplemented),
         (pb::CryptoKey { import_only: true, ..symmetric() }, Code::InvalidArgument),
         (
-            pb::CryptoKey { key_access_justifications_policy: Some(Default::default()), ..symmetric() },
-            Code::Unimplemented,
+            pb::CryptoKey { key_access_justifications_policy: Some(unknown_reason), ..symmetric() },
+            Code::InvalidArgument,
         ),
         (pb::CryptoKey { purpose: 99, ..Default::default() }, Code::InvalidArgument),
         (pb::CryptoKey::default(), Code::InvalidArgument),

@@ -40,8 +40,10 @@ async fn material_is_imported_by_every_method_and_used() {
         let sealed = world.encrypt("text").await.unwrap();
         // The ciphertext is under the very material that was brought in.
         let material = claviger_crypto::SecretKey::from_slice(&MATERIAL).unwrap();
-        let (number, message) = crate::ciphertext::parse(&sealed).unwrap();
-        let opened = crate::ciphertext::open(&material, &key(), number, b"aad", message).unwrap();
+        let parsed = crate::ciphertext::parse(&sealed).unwrap();
+        let opened =
+            crate::ciphertext::open(parsed.kind, &material, &key(), parsed.version, b"aad", parsed.message)
+                .unwrap();
         assert_eq!(opened.expose(), b"text");
         let world = world.restarted().await;
         assert_eq!(world.decrypt(&sealed).await.unwrap(), "text");

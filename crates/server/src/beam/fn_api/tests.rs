@@ -98,6 +98,7 @@ impl Server {
                 python_cache,
                 beam_python,
                 variables: Default::default(),
+                spare_workers: 0,
             },
             limits: Limits::default(),
         });

@@ -1,0 +1,108 @@
+//! The start: which of the configured secrets opens the KMS, or that it waits to be unsealed.
+//!
+//! Invariant: a passphrase or a key file that was named and opens nothing ends the start, before anything is changed;
+//! a key elsewhere that does not answer only makes the server wait, since other seals may open it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use claviger_core::{Clock, Error, Result};
+use claviger_crypto::SecretBytes;
+use claviger_crypto::passphrase::Params;
+use claviger_kms::{OpenedRoot, RootSecret, RootWrap, SealedRoot, Token, open_or_make};
+use claviger_sealed::LocalStore;
+use object_store::ObjectStore;
+
+use super::remote::RemoteKms;
+use crate::config::{RootToken, ServeConfig};
+use crate::run::open_dir;
+
+/// A file of a secret, bytes at most.
+const SECRET_BYTES: u64 = 64 * 1024;
+
+/// The directory of the KMS and what is known of its seal.
+#[derive(Debug)]
+pub(crate) struct Begin {
+    pub(crate) store: Arc<LocalStore>,
+    pub(crate) wraps: Vec<Arc<dyn RootWrap>>,
+    pub(crate) root: Root,
+}
+
+/// The root of the KMS.
+#[derive(Debug)]
+pub(crate) enum Root {
+    Opened(Box<OpenedRoot>),
+    Sealed(SealedRoot),
+}
+
+/// Takes the directory of the KMS into use, and opens its root with what is configured.
+///
+/// # Errors
+/// When the directory is in use, or a secret that was named does not open it.
+pub(crate) async fn begin(config: &ServeConfig, clock: &dyn Clock) -> Result<Begin> {
+    let named = match (&config.root_key_file, &config.root_passphrase_file) {
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid("give a root key file or a passphrase file, not both"));
+        }
+        (Some(file), None) => Some(RootSecret::KeyFile(secret(file)?)),
+        (None, Some(file)) => Some(RootSecret::Passphrase(first_line(&secret(file)?))),
+        (None, None) => None,
+    };
+    let mut wraps: Vec<Arc<dyn RootWrap>> = Vec::new();
+    if let Some(remote) = &config.root_kms {
+        wraps.push(Arc::new(RemoteKms::new(remote)?));
+    }
+    if let Some(token) = &config.root_pkcs11 {
+        let RootToken { module, token, key, pin_file } = token.clone();
+        let no_pin = || Error::precondition("--root-pkcs11-module needs --root-pkcs11-pin-file");
+        let pin = first_line(&secret(&pin_file.ok_or_else(no_pin)?)?);
+        wraps.push(Arc::new(Token::new(module, token, key, pin)));
+    }
+    let store = Arc::new(open_dir(&config.kms_dir()).await?);
+    let files: Arc<dyn ObjectStore> = store.clone();
+    let root = match SealedRoot::read(files.clone()).await? {
+        Some(sealed) => open(sealed, named, &wraps).await?,
+        None => {
+            let first = named.or_else(|| wraps.first().cloned().map(RootSecret::Wrapped));
+            let first = first.unwrap_or(RootSecret::Local);
+            Root::Opened(Box::new(open_or_make(&files, &first, Params::RECOMMENDED, clock.now()).await?))
+        }
+    };
+    Ok(Begin { store, wraps, root })
+}
+
+async fn open(sealed: SealedRoot, named: Option<RootSecret>, wraps: &[Arc<dyn RootWrap>]) -> Result<Root> {
+    let by_itself = sealed.opens_itself().then_some(RootSecret::Local);
+    let must_open = named.is_some() || (by_itself.is_some() && sealed.seals().len() == 1);
+    let wrapped = wraps.iter().cloned().map(RootSecret::Wrapped);
+    let mut failure = None;
+    for secret in named.into_iter().chain(wrapped).chain(by_itself) {
+        match sealed.open(&secret, Params::RECOMMENDED).await {
+            Ok(root) => return Ok(Root::Opened(Box::new(root))),
+            Err(error) => {
+                tracing::warn!(reason = error.message(), "a configured root secret does not open the KMS");
+                failure = failure.or(Some(error));
+            }
+        }
+    }
+    match failure {
+        Some(error) if must_open => Err(error),
+        _ => Ok(Root::Sealed(sealed)),
+    }
+}
+
+/// The contents of a file that holds a secret.
+pub(super) fn secret(file: &Path) -> Result<SecretBytes> {
+    let told = |e: std::io::Error| Error::precondition(format!("cannot read {}: {e}", file.display()));
+    let length = std::fs::metadata(file).map_err(told)?.len();
+    if length > SECRET_BYTES {
+        return Err(Error::precondition(format!("{} is longer than {SECRET_BYTES} bytes", file.display())));
+    }
+    std::fs::read(file).map(SecretBytes::new).map_err(told)
+}
+
+/// The first line of a secret.
+pub(super) fn first_line(secret: &SecretBytes) -> SecretBytes {
+    let line = secret.expose().split(|byte| *byte == b'\n').next().unwrap_or_default();
+    SecretBytes::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
+}
