@@ -200,11 +200,7 @@ async fn drive(options: &Options) -> Result<Outcome> {
         let seconds = started.elapsed().as_secs_f64();
         let cpu = tree.zip(before).map(|(tree, before)| tree.cpu().saturating_sub(before));
         took.sort_unstable();
-        let percentile = |share: f64| {
-            took.get(((took.len() as f64 * share) as usize).min(took.len().saturating_sub(1)))
-                .copied()
-                .unwrap_or_default()
-        };
+        let percentile = |share: f64| crate::percentile(&took, share);
         let calls = took.len() as u64;
         let one = Measured {
             tasks,

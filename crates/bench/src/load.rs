@@ -223,13 +223,7 @@ async fn measure(
     }
     let after = tree.map(Tree::cpu);
     done.latencies_us.sort_unstable();
-    let percentile = |share: f64| {
-        let index = (done.latencies_us.len() as f64 * share) as usize;
-        done.latencies_us
-            .get(index.min(done.latencies_us.len().saturating_sub(1)))
-            .copied()
-            .unwrap_or_default()
-    };
+    let percentile = |share: f64| crate::percentile(&done.latencies_us, share);
     let units = done.units.max(1) as f64;
     let span = |from: Option<Duration>, to: Option<Duration>| Some(to?.saturating_sub(from?).as_secs_f64());
     let cpu_seconds = span(before, after);

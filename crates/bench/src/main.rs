@@ -100,6 +100,12 @@ fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
     builder.enable_all().build().doing("cannot start the runtime")
 }
 
+/// What such a share of the sorted figures does not exceed; 0 where there are none.
+fn percentile(sorted: &[u32], share: f64) -> u32 {
+    let index = (sorted.len() as f64 * share) as usize;
+    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+}
+
 /// Writes a result as JSON to a file, or to the terminal.
 ///
 /// # Errors

@@ -23,6 +23,7 @@ mod logging;
 mod names;
 mod org_policies;
 mod output;
+mod plain;
 mod progress;
 mod seal;
 mod serve;

@@ -13,7 +13,7 @@ use claviger_ekm::{Client, ClientConfig};
 use claviger_kms::Kms;
 use claviger_kms::external::ExternalKeys;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 
 use crate::config::ServeConfig;
 use crate::status;
@@ -56,9 +56,7 @@ impl EkmApi {
     /// Answers a request, whatever it is.
     pub(crate) async fn call(&self, request: Request<Body>) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            return response;
+            return status::not_allowed("GET, HEAD");
         }
         match self.certs().await {
             Ok(json) => {

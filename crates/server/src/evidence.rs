@@ -12,9 +12,9 @@ use bytes::Bytes;
 use claviger_audit::AuditLog;
 use claviger_audit::tlog::{CHECKPOINT_PATH, MAX_NOTE_BYTES, Source as _, VerifierKey};
 use claviger_core::{Error, ErrorKind, Result};
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use tonic::metadata::MetadataMap;
@@ -71,8 +71,8 @@ impl EvidenceApi {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
         let answer = match file.as_str() {
             COSIGNATURES if parts.method == Method::POST => self.cosign(&parts, body).await,
-            COSIGNATURES => return not_allowed("POST"),
-            _ if !reads => return not_allowed("GET, HEAD"),
+            COSIGNATURES => return status::not_allowed("POST"),
+            _ if !reads => return status::not_allowed("GET, HEAD"),
             _ => self.file(&parts, &file).await,
         };
         answer.unwrap_or_else(|error| status::response(&status::status(error)))
@@ -126,17 +126,11 @@ fn reply(bytes: Bytes, kind: HeaderValue, caching: HeaderValue) -> Response<Body
     response
 }
 
-fn not_allowed(allowed: &'static str) -> Response<Body> {
-    let told = Error::unimplemented(format!("Only {allowed} may be asked of this path."));
-    let mut response = status::response_as(StatusCode::METHOD_NOT_ALLOWED, &status::status(told));
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use claviger_audit::Entry;
     use claviger_core::{Caller, ManualClock, Timestamp};
+    use http::StatusCode;
     use object_store::memory::InMemory;
 
     use super::*;

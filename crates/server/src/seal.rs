@@ -24,9 +24,9 @@ use axum::body::Body;
 use claviger_core::{Caller, Clock, Error, ErrorKind, Result};
 use claviger_crypto::passphrase::Params;
 use claviger_kms::{Kms, NewSeal, OpenedRoot, RootSecret, RootWrap, SealInfo, SealedRoot, Share, WrapPlace};
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tonic::metadata::MetadataMap;
@@ -139,14 +139,14 @@ impl SealApi {
         let path = parts.uri.path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         let answer = match (path.as_str(), &parts.method) {
             ("status", &(Method::GET | Method::HEAD)) => self.status(&parts).await,
-            ("status", _) => return not_allowed("GET, HEAD"),
+            ("status", _) => return status::not_allowed("GET, HEAD"),
             ("unseal", &Method::POST) => self.unseal(&parts, body).await,
-            ("unseal", _) => return not_allowed("POST"),
+            ("unseal", _) => return status::not_allowed("POST"),
             ("seals", &Method::POST) => self.add(&parts, body).await,
-            ("seals", _) => return not_allowed("POST"),
+            ("seals", _) => return status::not_allowed("POST"),
             (path, method) => match path.strip_prefix("seals/").map(str::parse) {
                 Some(Ok(id)) if *method == Method::DELETE => self.remove(&parts, id).await,
-                Some(Ok(_)) => return not_allowed("DELETE"),
+                Some(Ok(_)) => return status::not_allowed("DELETE"),
                 _ => Err(Error::not_found("There is nothing at this path of the seals.")),
             },
         };
@@ -376,13 +376,6 @@ fn reply(value: &Value) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=UTF-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn not_allowed(allowed: &'static str) -> Response<Body> {
-    let told = Error::unimplemented(format!("Only {allowed} may be asked of this path."));
-    let mut response = status::response_as(StatusCode::METHOD_NOT_ALLOWED, &status::status(told));
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }
 

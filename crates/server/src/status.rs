@@ -13,7 +13,7 @@ use claviger_core::{Error, ErrorKind};
 use claviger_proto::google::rpc::{
     BadRequest, PreconditionFailure, Status as RpcStatus, bad_request, precondition_failure,
 };
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use prost::Message;
 use prost_reflect::{DynamicMessage, SerializeOptions};
@@ -95,6 +95,14 @@ pub fn rpc_status(error: &Error) -> RpcStatus {
 #[must_use]
 pub fn response(status: &Status) -> Response<Body> {
     response_as(http(status.code()).0, status)
+}
+
+/// The answer to a request of a path with a method that it does not take.
+pub(crate) fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let told = Error::unimplemented(format!("Only {allowed} may be asked of this path."));
+    let mut response = response_as(StatusCode::METHOD_NOT_ALLOWED, &status(told));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
 }
 
 /// As [`response`], with an HTTP status that says more than the code alone can.

@@ -16,15 +16,15 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::url::CloudUrl;
 use crate::args::Global;
-use crate::client::{CONNECT_TIMEOUT, innermost};
+use crate::client::innermost;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::plain;
 
 /// The most of an answer that is read whole, bytes.
 const ANSWER_BYTES: usize = 64 << 20;
@@ -109,15 +109,12 @@ impl Storage {
     /// # Errors
     /// Usage: the URL or the project is wrong.
     pub(super) fn new(global: Global) -> Result<Self, Failure> {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
         Ok(Self {
             project: crate::names::project(&global.project)?.project().to_owned(),
             out: Output { format: global.format },
             quiet: global.quiet,
             url: crate::client::url(&global.endpoint)?,
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client: plain::client(),
         })
     }
 
@@ -149,10 +146,7 @@ impl Storage {
     /// # Errors
     /// [`Failure::Lost`].
     pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Failure> {
-        self.client.request(request).await.map_err(|error| {
-            let cause = innermost(&error);
-            if error.is_connect() { Failure::unreachable(&self.url, &cause) } else { self.broke(&cause) }
-        })
+        self.client.request(request).await.map_err(|error| plain::lost(&self.url, &error))
     }
 
     /// The failure of a connection that ended too early.

@@ -295,3 +295,28 @@ fn answers_are_read_as_decisions_or_as_silence() {
     };
     assert_eq!(detail, format!("{} (403 Forbidden)", "x".repeat(MAX_DETAIL)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_a_browser_cannot_press_a_switch() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let world = World::new("").await;
+    let sealed = world.encrypt().await.unwrap();
+    // What a form of any page may send to this machine: text, and no more.
+    for kind in ["", "Content-Type: text/plain\r\n"] {
+        let request = format!(
+            "POST /keys/k1:disable HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        let mut stream = tokio::net::TcpStream::connect(world.manager.admin).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("application/json"), "{answer}");
+    }
+    world.decrypt(&sealed).await.unwrap();
+    let nothing = serde_json::Value::Null;
+    crate::manager::admin::ask(world.manager.admin, Method::POST, "/keys/k1:disable", &nothing)
+        .await
+        .unwrap();
+    assert_eq!(world.decrypt(&sealed).await.unwrap_err().kind(), ErrorKind::FailedPrecondition);
+}

@@ -6,12 +6,14 @@
 //! POST /keys/KEY:enable      and disable, destroy
 //! GET  /fault, PUT /fault    {fault: none | refuse | error | hang | garbage | slow, millis}
 //! ```
-//! Invariant: only the port on loopback answers these.
+//! Invariant: only the port on loopback answers these. What changes something must say that it is JSON, which a page in a
+//! browser on this machine cannot do unasked.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use claviger_core::{Error, ErrorKind, Result};
+use http::header::{CONTENT_TYPE, HOST};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -23,6 +25,9 @@ use tokio::net::TcpStream;
 use super::{Fault, Manager, refusal};
 use crate::http1;
 use crate::wire::{BODY_BYTES, Status};
+
+/// The type of bodies.
+const JSON: &str = "application/json";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +44,10 @@ pub(super) async fn answer(manager: &Manager, request: Request<Incoming>) -> Res
 
 async fn press(manager: &Manager, request: Request<Incoming>) -> Result<Value> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let is_json = request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == JSON);
+    if method != Method::GET && !is_json {
+        return Err(Error::invalid(format!("a switch is pressed with a body of {JSON}")));
+    }
     let body = http1::body(request).await?;
     let wrong = |e: serde_json::Error| Error::invalid(format!("the body cannot be read: {e}"));
     let value = match (&method, path.as_str()) {
@@ -83,7 +92,8 @@ pub async fn ask(manager: SocketAddr, method: Method, path: &str, body: &Value) 
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(http::header::HOST, manager.to_string())
+        .header(HOST, manager.to_string())
+        .header(CONTENT_TYPE, JSON)
         .body(Full::new(Bytes::from(body.to_string())))
         .map_err(|e| Error::invalid(format!("'{path}' cannot be asked for: {e}")))?;
     let response = sender.send_request(request).await.map_err(|e| absent(&e))?;
