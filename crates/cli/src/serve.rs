@@ -101,7 +101,7 @@ struct Told {
     /// A key of another KMS that opens the KMS: projects/P/locations/L/keyRings/R/cryptoKeys/K [no default]
     #[arg(long, value_name = "NAME", env = "CLAVIGER_ROOT_KMS_KEY")]
     root_kms_key: Option<String>,
-    /// Where that KMS is: https://HOST:PORT, or http:// on this machine [default: https://cloudkms.googleapis.com]
+    /// Where that KMS is: https://HOST:PORT, or http:// on this machine [default: cloudkms.googleapis.com]
     #[arg(long, value_name = "URL", env = "CLAVIGER_ROOT_KMS_ENDPOINT")]
     root_kms_endpoint: Option<String>,
     /// Certificates, in PEM, that the other KMS is known by [default: those of the machine]

@@ -65,7 +65,7 @@ pub struct ProcessConfig {
     /// Variables of all local processes: where they find the services of this server.
     pub variables: BTreeMap<String, String>,
     /// Processes of Beam's images that are started before there is a worker for them to be:
-    /// [`limits::SPARE_WORKERS`] at most.
+    /// `limits::SPARE_WORKERS` at most.
     pub spare_workers: usize,
 }
 

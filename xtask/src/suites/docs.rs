@@ -12,7 +12,7 @@ use crate::server::{Folders, Server};
 
 pub(super) fn docs(bench: &Bench, watch: &Watch) -> Result<Tally> {
     let mut command = bench.workspace.cargo();
-    command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    command.args(["doc", "--workspace", "--no-deps", "--keep-going"]).env("RUSTDOCFLAGS", "-D warnings");
     let done = process::run(command, &bench.workspace.log("doc"), watch)?;
     let mut tally = Tally::one(done.success, || done.tail(40));
     tally.add(readme(bench, watch)?);
