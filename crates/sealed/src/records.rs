@@ -14,7 +14,7 @@ use slatedb::WriteBatch;
 use crate::engine::{Engine, EngineOptions, from_slatedb};
 
 /// Bytes of records held in memory before they become a sorted file.
-const MEMTABLE_BYTES: usize = 1024 * 1024;
+const MEMTABLE_BYTES: usize = 4 * 1024 * 1024;
 
 /// An open database of records; see the module's text.
 #[derive(Debug)]

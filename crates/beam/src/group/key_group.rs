@@ -15,8 +15,9 @@ use crate::trigger::Firing;
 use crate::window::IntervalWindow;
 use crate::{time, wire};
 
-/// The least room that values get at once, once what is there is full.
+/// The least room that values get at once, once what is there is full, and the most that they get ahead.
 const STEP: usize = 64 * 1024;
+const MOST_AHEAD: usize = 2 * 1024 * 1024;
 
 /// Groups the records of a key, and then of the next.
 pub struct KeyGroup<'g> {
@@ -24,6 +25,8 @@ pub struct KeyGroup<'g> {
     key: Bytes,
     out: BytesMut,
     finished: usize,
+    /// How much was taken the last time: about as much will be the next.
+    taken: usize,
     /// The window of the group that is being written, as it was sorted.
     window: Vec<u8>,
     /// Its number of values; 0: there is none.
@@ -63,6 +66,7 @@ impl<'g> KeyGroup<'g> {
             key,
             out: BytesMut::new(),
             finished: 0,
+            taken: 0,
             window: Vec::new(),
             count: 0,
             count_at: 0,
@@ -163,6 +167,7 @@ impl<'g> KeyGroup<'g> {
     fn split(&mut self) -> BytesMut {
         let at = std::mem::take(&mut self.finished);
         self.count_at = self.count_at.saturating_sub(at);
+        self.taken = at.min(MOST_AHEAD);
         self.out.split_to(at)
     }
 
@@ -180,8 +185,9 @@ impl<'g> KeyGroup<'g> {
             return Err(self.too_large());
         }
         if self.out.capacity() - self.out.len() < value.len() {
-            // In steps: a group that doubles its room time and again is copied as often.
-            self.out.reserve(value.len().max(STEP));
+            // Room that is doubled time and again is copied as often.
+            let ahead = self.taken.saturating_sub(self.out.len());
+            self.out.reserve(value.len() + ahead.max(STEP));
         }
         self.out.put_slice(value);
         Ok(())

@@ -25,6 +25,8 @@ use super::cork::corked;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The HTTP/2 flow-control window of a stream; of a connection, four times as much.
 const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// The longest HTTP/2 frame that a client may send: each is read and handed on by itself.
+const FRAME_BYTES: u32 = 256 * 1024;
 /// Requests at the same time on one connection.
 const STREAMS: u32 = 1_000;
 /// Connections that wait for their thread to take them up.
@@ -74,6 +76,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(4 * WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
         .max_concurrent_streams(STREAMS)
         .keep_alive_interval(Duration::from_secs(60));
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
