@@ -119,7 +119,7 @@ def test_k1_a_key_without_a_version_has_no_primary(kms):
         ({"purpose": PURPOSE.ASYMMETRIC_SIGN}, "UNIMPLEMENTED"),
         ({"purpose": PURPOSE.MAC}, "UNIMPLEMENTED"),
         ({"purpose": PURPOSE.RAW_ENCRYPT_DECRYPT}, "UNIMPLEMENTED"),
-        ({"version_template": {"protection_level": LEVEL.HSM}}, "UNIMPLEMENTED"),
+        ({"version_template": {"protection_level": LEVEL.HSM}}, "FAILED_PRECONDITION"),
         ({"version_template": {"protection_level": LEVEL.EXTERNAL}}, "INVALID_ARGUMENT"),
         ({"version_template": {"algorithm": ALGORITHM.RSA_SIGN_PSS_2048_SHA256}}, "INVALID_ARGUMENT"),
         ({"labels": {"Upper": "x"}}, "INVALID_ARGUMENT"),

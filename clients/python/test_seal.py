@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import queue
-import shutil
 import signal
 import socket
 import ssl
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from harness.kms import Keys
 from harness.server import NotReady, Server, binary, environment
+from harness.token import Token
 
 PASSPHRASE = "a long passphrase, for a test"
 OTHER = "another passphrase"
@@ -456,26 +456,12 @@ def relay(address, context=None):
         yield listener.getsockname()[1]
 
 
-MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so")
-
-
 @pytest.fixture
 def token(tmp_path, monkeypatch):
-    """The flags that name a software token of the test's own."""
-    module = next((path for path in MODULES if os.path.exists(path)), None)
-    if module is None or shutil.which("softhsm2-util") is None:
-        pytest.skip("there is no SoftHSM here (Debian: apt-get install softhsm2), so no PKCS #11 token to test with")
-    (tmp_path / "tokens").mkdir()
-    config = tmp_path / "softhsm2.conf"
-    config.write_text(f"directories.tokendir = {tmp_path / 'tokens'}\nobjectstore.backend = file\nlog.level = ERROR\n")
-    monkeypatch.setenv("SOFTHSM2_CONF", str(config))
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "roots", "--so-pin", "12345678", "--pin", "20482048"],
-        check=True, capture_output=True,
-    )
-    pin = tmp_path / "pin"
-    pin.write_text("20482048\n")
-    return ["--root-pkcs11-module", module, "--root-pkcs11-token", "roots", "--root-pkcs11-pin-file", pin], pin
+    """The flags that name a software token of the test's own, and the file of its PIN."""
+    made = Token(tmp_path, monkeypatch, "roots")
+    flags = ["--root-pkcs11-module", made.module, "--root-pkcs11-token", "roots"]
+    return [*flags, "--root-pkcs11-pin-file", made.pin_file], made.pin_file
 
 
 def test_a_key_in_a_token_opens_and_a_wrong_pin_does_not_lock_it(encrypted, phrase, token):

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use claviger_server::{RootKms, RootToken, ServeConfig};
+use claviger_server::{HsmTokenConfig, RootKms, RootToken, ServeConfig};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -21,6 +21,8 @@ use crate::failure::Failure;
 // SlateDB calls it an error that it cannot write to a table whose key has gone, which is the point; what fails
 // otherwise is reported by whoever asked for it.
 const DEFAULT_LOG: &str = "warn,claviger=info,slatedb=warn,slatedb::dispatcher=off";
+/// How long what still runs when all is written may take to end.
+const END_WITHIN: Duration = Duration::from_secs(5);
 /// The longest configuration file, bytes.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -122,6 +124,16 @@ struct Told {
     /// A file whose first line is the PIN of the token; a token needs one [no default]
     #[arg(long, value_name = "FILE", env = "CLAVIGER_ROOT_PKCS11_PIN_FILE")]
     root_pkcs11_pin_file: Option<PathBuf>,
+    /// The PKCS #11 module of a token for keys with the protection level HSM, as in
+    /// /usr/lib/softhsm/libsofthsm2.so [no default]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_HSM_MODULE")]
+    hsm_module: Option<PathBuf>,
+    /// The label of that token [default: claviger]
+    #[arg(long, value_name = "LABEL", env = "CLAVIGER_HSM_TOKEN")]
+    hsm_token: Option<String>,
+    /// A file whose first line is the PIN of that token; it needs one [no default]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_HSM_PIN_FILE")]
+    hsm_pin_file: Option<PathBuf>,
     /// Certificates, in PEM, that external key managers without a pinned one are trusted by [default: the machine's]
     #[arg(long, value_name = "FILE", env = "CLAVIGER_EKM_CA_FILE")]
     ekm_ca_file: Option<PathBuf>,
@@ -204,10 +216,13 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::local(format!("no runtime: {error}")))?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let stop = stop_signal()?;
         claviger_server::serve(config, stop).await.map_err(Failure::from)
-    })
+    });
+    // All is written by now; a token that does not answer must not hold up the end.
+    runtime.shutdown_timeout(END_WITHIN);
+    served
 }
 
 /// Begins to log to standard error, as CLAVIGER_LOG says.
@@ -298,6 +313,11 @@ fn merged(first: &Told, second: &Told) -> Result<ServeConfig, Failure> {
         key: told!(root_pkcs11_key).unwrap_or_else(|| RootToken::KEY.to_owned()),
         pin_file: told!(root_pkcs11_pin_file),
     });
+    let hsm = told!(hsm_module).map(|module| HsmTokenConfig {
+        module,
+        token: told!(hsm_token).unwrap_or_else(|| RootToken::TOKEN.to_owned()),
+        pin_file: told!(hsm_pin_file),
+    });
     let services = told!(services).unwrap_or(default.services);
     if let Some(wrong) = services.iter().find(|name| !ServeConfig::SERVICES.contains(&name.as_str())) {
         let known = ServeConfig::SERVICES.join(", ");
@@ -323,6 +343,7 @@ fn merged(first: &Told, second: &Told) -> Result<ServeConfig, Failure> {
         root_passphrase_file,
         root_kms,
         root_pkcs11,
+        hsm,
         ekm_ca_file: told!(ekm_ca_file),
         ekm_private_addresses: told!(ekm_private_addresses).unwrap_or(default.ekm_private_addresses),
         cache_bytes: told!(cache_bytes).map_or(default.cache_bytes, |size| size.0),

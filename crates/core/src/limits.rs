@@ -2,6 +2,8 @@
 
 /// Plaintext and additional data of Cloud KMS's Encrypt, bytes each.
 pub const KMS_PLAINTEXT_BYTES: usize = 64 * 1024;
+/// The same under an HSM key, bytes of both together.
+pub const KMS_HSM_BYTES: usize = 8 * 1024;
 /// A Bigtable row key, bytes.
 pub const ROW_KEY_BYTES: usize = 4 * 1024;
 /// A column family's name, characters.

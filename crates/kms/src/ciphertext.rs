@@ -7,15 +7,18 @@
 //! +--------+---------+---------------------+---------------------------------+
 //! | "CVKC" | 2       | version number, u64 | what the external manager gave  |
 //! +--------+---------+---------------------+---------------------------------+
+//! | "CVKC" | 3       | version number, u64 | nonce, 12 | what the token gave |
+//! +--------+---------+---------------------+---------------------------------+
 //! ```
 //! Numbers are big-endian. The message's key is the version's material. Its context is four parts, each
 //! after its length as u64: `claviger.kms.ciphertext.v1`, the key's name, the version number (8 bytes), the
 //! additional data. Under an external key the external manager wraps such a message, whose context begins with
-//! `claviger.kms.external.v1`.
+//! `claviger.kms.external.v1`; under an HSM key the token encrypts one, by AES-256-GCM with the version's full name as
+//! its additional data, and the context begins with `claviger.kms.hsm.v1`.
 //!
 //! Invariant: a ciphertext opens under the version that made it, with the same additional data, or not at all.
 
-use claviger_core::limits::KMS_PLAINTEXT_BYTES;
+use claviger_core::limits::{KMS_HSM_BYTES, KMS_PLAINTEXT_BYTES};
 use claviger_core::names::CryptoKeyName;
 use claviger_core::{Error, Result};
 use claviger_crypto::{SecretBytes, SecretKey, cobblestone};
@@ -25,17 +28,22 @@ use crate::texts;
 const MAGIC: [u8; 4] = *b"CVKC";
 const OWN: u8 = 1;
 const EXTERNAL: u8 = 2;
+const HSM: u8 = 3;
 const HEADER: usize = 13;
 /// Bytes that an external key manager may add to what it wraps, at most.
 pub(crate) const EXTERNAL_OVERHEAD: u64 = 16 * 1024;
+/// Bytes that a token adds: a nonce and a tag.
+const HSM_OVERHEAD: u64 = 12 + 16;
 
-/// Whether an external manager wraps the message.
+/// What is around the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The message is the ciphertext.
     Own,
     /// The external manager wraps the message.
     External,
+    /// The token encrypts the message.
+    Hsm,
 }
 
 impl Kind {
@@ -43,6 +51,7 @@ impl Kind {
         match self {
             Self::Own => OWN,
             Self::External => EXTERNAL,
+            Self::Hsm => HSM,
         }
     }
 
@@ -50,6 +59,20 @@ impl Kind {
         match self {
             Self::Own => b"claviger.kms.ciphertext.v1",
             Self::External => b"claviger.kms.external.v1",
+            Self::Hsm => b"claviger.kms.hsm.v1",
+        }
+    }
+
+    fn of_format(format: u8) -> Option<Self> {
+        [Self::Own, Self::External, Self::Hsm].into_iter().find(|kind| kind.format() == format)
+    }
+
+    /// Bytes that a ciphertext has after its header, at most.
+    fn longest(self) -> u64 {
+        match self {
+            Self::Own => cobblestone::sealed_len(KMS_PLAINTEXT_BYTES as u64),
+            Self::External => Self::Own.longest().saturating_add(EXTERNAL_OVERHEAD),
+            Self::Hsm => cobblestone::sealed_len(KMS_HSM_BYTES as u64).saturating_add(HSM_OVERHEAD),
         }
     }
 }
@@ -59,7 +82,7 @@ impl Kind {
 pub(crate) struct Parsed<'a> {
     /// The number of the version that made it.
     pub(crate) version: u64,
-    /// Whether it is what an external manager gave.
+    /// What is around the message.
     pub(crate) kind: Kind,
     /// The message, or what wraps it.
     pub(crate) message: &'a [u8],
@@ -95,7 +118,7 @@ pub(crate) fn seal(
         .map_err(|e| Error::internal("the plaintext could not be sealed").because(e))
 }
 
-/// A ciphertext of a message, or of what an external manager made of one.
+/// A ciphertext of a message, or of what an external manager or a token made of one.
 pub(crate) fn frame(kind: Kind, version: u64, message: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + message.len());
     bytes.extend_from_slice(&MAGIC);
@@ -103,6 +126,11 @@ pub(crate) fn frame(kind: Kind, version: u64, message: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(&version.to_be_bytes());
     bytes.extend_from_slice(message);
     bytes
+}
+
+/// Whether a message, or what is around one, is not longer than a ciphertext may have it.
+pub(crate) fn fitting(kind: Kind, message: &[u8]) -> bool {
+    message.len() as u64 <= kind.longest()
 }
 
 /// Takes a ciphertext apart.
@@ -113,19 +141,13 @@ pub(crate) fn parse(ciphertext: &[u8]) -> Result<Parsed<'_>> {
     let taken = || {
         let (format, rest) = ciphertext.strip_prefix(&MAGIC)?.split_first()?;
         let (number, message) = rest.split_first_chunk::<8>()?;
-        let longest = cobblestone::sealed_len(KMS_PLAINTEXT_BYTES as u64);
-        let (kind, longest) = match *format {
-            OWN => (Kind::Own, longest),
-            EXTERNAL => (Kind::External, longest.saturating_add(EXTERNAL_OVERHEAD)),
-            _ => return None,
-        };
-        let fits = message.len() as u64 <= longest;
-        fits.then_some(Parsed { version: u64::from_be_bytes(*number), kind, message })
+        let kind = Kind::of_format(*format)?;
+        fitting(kind, message).then_some(Parsed { version: u64::from_be_bytes(*number), kind, message })
     };
     taken().ok_or_else(texts::bad_ciphertext)
 }
 
-/// Decrypts a message that [`parse`] found, or that an external manager unwrapped.
+/// Decrypts a message that [`parse`] found, or what an external manager or a token made of it.
 ///
 /// # Errors
 /// `InvalidArgument`, the same for all causes.
@@ -171,7 +193,17 @@ mod tests {
         assert_eq!(framed[..HEADER], *b"CVKC\x02\0\0\0\0\0\0\0\x07");
         assert_eq!(parse(&framed).unwrap(), Parsed { version: 7, kind: Kind::External, message: &blob });
         assert!(parse(&[framed.as_slice(), b"x"].concat()).is_err());
-        assert!(parse(b"CVKC\x03\0\0\0\0\0\0\0\x07blob").is_err());
+        assert!(parse(b"CVKC\x04\0\0\0\0\0\0\0\x07blob").is_err());
+    }
+
+    #[test]
+    fn what_a_token_gave_is_kept_as_it_is_up_to_a_limit() {
+        let longest = cobblestone::sealed_len(KMS_HSM_BYTES as u64) + HSM_OVERHEAD;
+        let blob = vec![5; usize::try_from(longest).unwrap()];
+        let framed = frame(Kind::Hsm, 7, &blob);
+        assert_eq!(framed[..HEADER], *b"CVKC\x03\0\0\0\0\0\0\0\x07");
+        assert_eq!(parse(&framed).unwrap(), Parsed { version: 7, kind: Kind::Hsm, message: &blob });
+        assert!(parse(&[framed.as_slice(), b"x"].concat()).is_err());
     }
 
     fn unhex(text: &str) -> Vec<u8> {
@@ -180,6 +212,8 @@ mod tests {
 
     /// Made by another implementation of the format. When this test fails, ciphertexts of users no longer open.
     const GOLDEN: &str = include_str!("ciphertext/golden.hex");
+    /// The same under an HSM key: the ciphertext, and what the token (with the key 09 09 ...) makes of its message.
+    const GOLDEN_HSM: &str = include_str!("ciphertext/golden_hsm.hex");
 
     #[test]
     fn the_golden_ciphertext_opens() {
@@ -189,6 +223,17 @@ mod tests {
         assert_eq!((version, kind), (258, Kind::Own));
         let opened = open(kind, &material(), &key("k"), version, b"aad", message).unwrap();
         assert_eq!(opened.expose(), b"golden plaintext");
+    }
+
+    #[test]
+    fn the_golden_ciphertext_of_an_hsm_key_opens_once_the_token_has_decrypted_it() {
+        let (ciphertext, decrypted) = GOLDEN_HSM.trim().split_once('\n').unwrap();
+        let (ciphertext, decrypted) = (unhex(ciphertext), unhex(decrypted));
+        let Parsed { version, kind, message } = parse(&ciphertext).unwrap();
+        assert_eq!((version, kind, message.len()), (258, Kind::Hsm, decrypted.len() + 28));
+        let opened = open(kind, &material(), &key("k"), version, b"aad", &decrypted).unwrap();
+        assert_eq!(opened.expose(), b"golden plaintext");
+        assert!(open(Kind::Own, &material(), &key("k"), version, b"aad", &decrypted).is_err());
     }
 
     #[test]

@@ -140,6 +140,8 @@ pub(crate) struct Index {
     pub(crate) ekm_configs: HashMap<String, Option<EkmConnectionName>>,
     /// The material of what requests to external key managers are signed with.
     pub(crate) signer: Option<Uuid>,
+    /// What this KMS is known by in its token, once it has keys there.
+    pub(crate) home: Option<Uuid>,
     pub(crate) projects: HashMap<String, u64>,
     due: BTreeSet<Due>,
 }
@@ -237,6 +239,7 @@ mod tests {
                 destroy_event_time: None,
                 import: None,
                 external: None,
+                hsm: false,
                 material: Uuid::nil(),
             };
             (*number, VersionEntry::new(version))

@@ -9,10 +9,12 @@
 //! record says ENABLED or DISABLED has had its material made durable before.
 
 mod external;
+mod hsm;
 mod imports;
 mod jobs;
 mod keys;
 mod managed;
+mod matter;
 mod open;
 mod policies;
 mod rings;
@@ -39,12 +41,15 @@ use uuid::Uuid;
 
 use crate::agents::{self, MANAGED_PROJECT};
 use crate::external::{ACCESS_REASON, AccessReason, EkmConnectionName, ExternalKeys};
+use crate::hsm::HsmKeys;
 use crate::iam;
 use crate::index::{ConnectionEntry, Index, JobEntry, KeyEntry, RingEntry, VersionEntry};
 use crate::material::Material;
 use crate::seal::{OpenedRoot, RootSecret, Seals, open_or_make};
 use crate::service::KeyChange;
 use crate::texts;
+
+use matter::{Created, Shred};
 
 pub use imports::ImportRequest;
 pub use policies::PolicyResource;
@@ -71,6 +76,8 @@ pub struct KmsConfig {
     pub min_rotation_period: Duration,
     /// The way to external key managers.
     pub external: Option<Arc<dyn ExternalKeys>>,
+    /// The token of keys of the protection level HSM.
+    pub hsm: Option<Arc<dyn HsmKeys>>,
 }
 
 impl Default for KmsConfig {
@@ -83,6 +90,7 @@ impl Default for KmsConfig {
             min_destroy_duration: DAY,
             min_rotation_period: DAY,
             external: None,
+            hsm: None,
         }
     }
 }
@@ -114,6 +122,7 @@ struct Inner {
     seals: Seals,
     material: Material,
     external: Option<Arc<dyn ExternalKeys>>,
+    hsm: Option<Arc<dyn HsmKeys>>,
     /// What requests to external key managers are signed with, once it was used.
     signer: OnceCell<SigningKey>,
     audit: Arc<AuditLog>,
@@ -160,10 +169,12 @@ struct Plan<T> {
     ekm_config: Option<(LocationName, Option<EkmConnectionName>)>,
     /// The material of what requests to external key managers are signed with.
     signer: Option<Uuid>,
+    /// What this KMS is known by in its token.
+    home: Option<Uuid>,
     /// Material to be written.
     create: Option<Created>,
     /// Material to be removed.
-    shred: Option<Uuid>,
+    shred: Option<Shred>,
     /// Keys whose users must ask again.
     announce: Vec<CryptoKeyName>,
     /// For the audit entry.
@@ -171,37 +182,6 @@ struct Plan<T> {
     /// For the audit entry: what was to be done and is not, though something else changes.
     refused: Option<Error>,
     reply: T,
-}
-
-/// New material.
-enum Created {
-    /// Of a version, in its entry.
-    Version(Arc<VersionEntry>),
-    /// The private key of an import job.
-    ImportKey(Uuid, SecretBytes),
-    /// What requests to external key managers are signed with.
-    Signer(Uuid, SecretBytes),
-}
-
-impl Created {
-    fn id(&self) -> Uuid {
-        match self {
-            Self::Version(entry) => entry.version.material,
-            Self::ImportKey(id, _) | Self::Signer(id, _) => *id,
-        }
-    }
-
-    async fn write(&self, material: &Material) -> Result<()> {
-        match self {
-            Self::Version(entry) => {
-                let key = entry.material.get();
-                let key = key.ok_or_else(|| Error::internal("a new version has no material"))?;
-                material.put(entry.version.material, key).await
-            }
-            Self::ImportKey(id, key) => material.put_import_key(*id, key).await,
-            Self::Signer(id, key) => material.put_signer(*id, key).await,
-        }
-    }
 }
 
 impl<T> Plan<T> {
@@ -215,6 +195,7 @@ impl<T> Plan<T> {
             connection: None,
             ekm_config: None,
             signer: None,
+            home: None,
             create: None,
             shred: None,
             announce: Vec::new(),
@@ -230,7 +211,7 @@ impl<T> Plan<T> {
 
     /// The same change with another reply.
     fn replying<U>(self, reply: U) -> Plan<U> {
-        let Self { ring, key, versions, job, connection, ekm_config, signer, .. } = self;
+        let Self { ring, key, versions, job, connection, ekm_config, signer, home, .. } = self;
         let Self { create, shred, announce, version, refused, .. } = self;
         Plan {
             ring,
@@ -240,6 +221,7 @@ impl<T> Plan<T> {
             connection,
             ekm_config,
             signer,
+            home,
             create,
             shred,
             announce,
@@ -504,6 +486,7 @@ impl Inner {
             plan.connection.into_iter().for_each(|entry| index.put_connection(entry));
             plan.ekm_config.into_iter().for_each(|(place, default)| index.put_ekm_config(&place, default));
             index.signer = plan.signer.or(index.signer);
+            index.home = plan.home.or(index.home);
         }
         self.announce(plan.announce);
         self.wake.notify_one();
@@ -514,20 +497,18 @@ impl Inner {
     async fn write<T: Send + Sync>(&self, call: &Call, turn: &mut Database, plan: &Plan<T>) -> Result<()> {
         let batch = batch(plan)?;
         if let Some(created) = &plan.create {
-            created.write(&self.material).await?;
+            self.create(created).await?;
         }
         let outcome = plan.refused.as_ref().map_or(Ok(&()), Err);
         let audited = self.audit(call, plan.version.as_ref(), outcome).await;
         if let Err(error) = audited {
-            if let Some(created) = &plan.create
-                && let Err(error) = self.material.shred(created.id()).await
-            {
-                tracing::warn!(%error, "unused key material is left until the next start");
+            if let Some(created) = &plan.create {
+                self.shred_unused(created.shred()).await;
             }
             return Err(error);
         }
-        if let Some(id) = plan.shred {
-            self.material.shred(id).await?;
+        if let Some(doomed) = plan.shred {
+            self.shred(doomed).await?;
         }
         match batch {
             Some(batch) => write_records(turn, batch).await,
@@ -556,7 +537,8 @@ async fn write_records(turn: &mut Database, batch: RecordBatch) -> Result<()> {
 /// The records of a change, if it changes any.
 fn batch<T>(plan: &Plan<T>) -> Result<Option<RecordBatch>> {
     let external = plan.connection.is_some() || plan.ekm_config.is_some() || plan.signer.is_some();
-    if plan.ring.is_none() && plan.key.is_none() && plan.job.is_none() && !external {
+    let hsm = plan.home.is_some();
+    if plan.ring.is_none() && plan.key.is_none() && plan.job.is_none() && !external && !hsm {
         return Ok(None);
     }
     let mut batch = RecordBatch::new();
@@ -568,6 +550,9 @@ fn batch<T>(plan: &Plan<T>) -> Result<Option<RecordBatch>> {
     }
     if let Some(signer) = &plan.signer {
         batch = batch.put(open::SIGNER_RECORD, signer)?;
+    }
+    if let Some(home) = &plan.home {
+        batch = batch.put(open::HOME_RECORD, home)?;
     }
     if let Some(entry) = &plan.job {
         batch = batch.put(&open::job_record(&entry.job.name), entry)?;

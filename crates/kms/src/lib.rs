@@ -1,10 +1,12 @@
-//! Key rings, keys, versions, IAM and the root seal: a Cloud KMS with symmetric keys, in software and external.
+//! Key rings, keys, versions, IAM and the root seal: a Cloud KMS with symmetric keys, in software, in a token and
+//! external.
 //!
 //! Invariant: this crate knows no service that uses its keys and no wire format of an API.
 
 pub mod agents;
 mod ciphertext;
 pub mod external;
+pub mod hsm;
 mod iam;
 mod index;
 mod kms;
@@ -12,6 +14,7 @@ mod lists;
 pub mod locations;
 mod material;
 pub mod model;
+mod pkcs11;
 mod seal;
 pub mod service;
 mod storage;

@@ -1,5 +1,6 @@
 //! The key material: one object per version, removed when the version is destroyed, one per import job, removed when
-//! the job expires, and one for the key that requests to external key managers are signed with.
+//! the job expires, one for the key that requests to external key managers are signed with, and one for what this KMS is
+//! known by in a token. Of an HSM key it is one half; the token has the other, under the same id.
 //!
 //! ```text
 //!  0        4         5
@@ -10,10 +11,12 @@
 //! +--------+---------+--------------------------------------------------------+
 //! | "CVKJ" | 1       | Cobblestone-256 message: an RSA key in PKCS #8         |
 //! +--------+---------+--------------------------------------------------------+
+//! | "CVKH" | 1       | Cobblestone-256 message: the 32 bytes of our half      |
+//! +--------+---------+--------------------------------------------------------+
 //! ```
 //! The message is sealed under the root's `material-wrap` key. Its context is two parts, each after its
-//! length as u64: `claviger.kms.material.v1`, `claviger.kms.import-key.v1` or `claviger.kms.ekm-signer.v1`, the 16
-//! bytes of the object's id.
+//! length as u64: `claviger.kms.material.v1`, `claviger.kms.import-key.v1`, `claviger.kms.ekm-signer.v1` or
+//! `claviger.kms.hsm-half.v1`, the 16 bytes of the object's id.
 //!
 //! Invariant: material leaves this file only inside a [`SecretKey`] or [`SecretBytes`], and reaches the store (which seals
 //! it again, against swapped and old objects) only wrapped, so that no plain copy is left in a buffer.
@@ -38,6 +41,7 @@ enum Kind {
     Version,
     ImportKey,
     Signer,
+    Half,
 }
 
 impl Kind {
@@ -46,6 +50,7 @@ impl Kind {
             Self::Version => b"CVKM\x01",
             Self::ImportKey => b"CVKI\x01",
             Self::Signer => b"CVKJ\x01",
+            Self::Half => b"CVKH\x01",
         }
     }
 
@@ -54,6 +59,7 @@ impl Kind {
             Self::Version => b"claviger.kms.material.v1",
             Self::ImportKey => b"claviger.kms.import-key.v1",
             Self::Signer => b"claviger.kms.ekm-signer.v1",
+            Self::Half => b"claviger.kms.hsm-half.v1",
         }
     }
 
@@ -85,6 +91,11 @@ impl Material {
         self.write(Kind::Version, id, key.expose()).await
     }
 
+    /// Writes our half of what a token keeps; it is durable then.
+    pub(crate) async fn put_half(&self, id: Uuid, key: &SecretKey) -> Result<()> {
+        self.write(Kind::Half, id, key.expose()).await
+    }
+
     /// Writes the private key of an import job; it is durable then.
     pub(crate) async fn put_import_key(&self, id: Uuid, key: &SecretBytes) -> Result<()> {
         self.write(Kind::ImportKey, id, key.expose()).await
@@ -104,8 +115,18 @@ impl Material {
 
     /// Reads the material of a version.
     pub(crate) async fn load(&self, id: Uuid) -> Result<SecretKey> {
-        let key = self.read(Kind::Version, id).await?;
-        SecretKey::from_slice(key.expose()).map_err(|e| damaged("has another length").because(e))
+        self.read_key(Kind::Version, id).await
+    }
+
+    /// Reads our half of what a token keeps.
+    pub(crate) async fn load_half(&self, id: Uuid) -> Result<SecretKey> {
+        self.read_key(Kind::Half, id).await
+    }
+
+    /// Whether an object that is there is our half of what a token keeps.
+    pub(crate) async fn is_half(&self, id: Uuid) -> Result<bool> {
+        let object = storage::get(&self.store, &path(id)).await?;
+        Ok(object.is_some_and(|object| object.starts_with(Kind::Half.header())))
     }
 
     /// Reads the private key of an import job.
@@ -116,6 +137,11 @@ impl Material {
     /// Reads what requests to external key managers are signed with.
     pub(crate) async fn load_signer(&self, id: Uuid) -> Result<SecretBytes> {
         self.read(Kind::Signer, id).await
+    }
+
+    async fn read_key(&self, kind: Kind, id: Uuid) -> Result<SecretKey> {
+        let key = self.read(kind, id).await?;
+        SecretKey::from_slice(key.expose()).map_err(|e| damaged("has another length").because(e))
     }
 
     async fn read(&self, kind: Kind, id: Uuid) -> Result<SecretBytes> {
@@ -219,6 +245,28 @@ mod tests {
         let (golden, id) = (unhex(include_str!("material/golden.hex")), golden_id());
         let key = material(&Arc::new(InMemory::new())).unwrap(Kind::Version, id, &golden).unwrap();
         assert_eq!(*key.expose(), [0x2a; 32]);
+    }
+
+    #[test]
+    fn the_golden_half_of_an_hsm_key_opens() {
+        let (golden, id) = (unhex(include_str!("material/golden_half.hex")), golden_id());
+        let half = material(&Arc::new(InMemory::new())).unwrap(Kind::Half, id, &golden).unwrap();
+        assert_eq!(half.expose(), [0x2b; 32]);
+    }
+
+    #[tokio::test]
+    async fn the_half_of_an_hsm_key_is_told_from_whole_material() {
+        let material = material(&Arc::new(InMemory::new()));
+        let (id, half) = (Uuid::new_v4(), SecretKey::random().unwrap());
+        material.put_half(id, &half).await.unwrap();
+        assert_eq!(material.load_half(id).await.unwrap().expose(), half.expose());
+        assert_eq!(material.load(id).await.unwrap_err().kind(), ErrorKind::DataLoss);
+        let (whole, _) = create(&material).await;
+        assert_eq!(
+            (material.is_half(id).await.unwrap(), material.is_half(whole).await.unwrap()),
+            (true, false)
+        );
+        assert!(!material.is_half(Uuid::new_v4()).await.unwrap());
     }
 
     #[tokio::test]

@@ -64,6 +64,12 @@ fn software() -> ProtectionLevel {
 }
 
 impl CryptoKey {
+    /// Whether a token keeps its material.
+    #[must_use]
+    pub fn is_hsm(&self) -> bool {
+        self.protection == ProtectionLevel::Hsm
+    }
+
     /// Whether a partner's key manager keeps its material.
     #[must_use]
     pub fn is_external(&self) -> bool {
@@ -134,6 +140,9 @@ pub struct CryptoKeyVersion {
     /// Where the external key is, for a version of such a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalKey>,
+    /// Whether a token keeps half of its material.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) hsm: bool,
     /// The name of its material's object.
     pub(crate) material: Uuid,
 }
@@ -143,6 +152,7 @@ impl CryptoKeyVersion {
     #[must_use]
     pub fn protection(&self) -> ProtectionLevel {
         match self.external {
+            None if self.hsm => ProtectionLevel::Hsm,
             None => ProtectionLevel::Software,
             Some(ExternalKey::Uri(_)) => ProtectionLevel::External,
             Some(ExternalKey::Path(_)) => ProtectionLevel::ExternalVpc,
@@ -280,7 +290,7 @@ pub enum Purpose {
     AesWrapping,
 }
 
-/// Where key material lives. Hardware is not built.
+/// Where key material lives. Hardware of one tenant is not built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ProtectionLevel {
@@ -289,7 +299,7 @@ pub enum ProtectionLevel {
     Unspecified,
     /// In this process.
     Software,
-    /// In a hardware module.
+    /// In a token behind PKCS #11.
     Hsm,
     /// With an external key manager.
     External,

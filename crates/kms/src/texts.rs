@@ -4,6 +4,7 @@ use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, ImportJobName, K
 use claviger_core::{Error, ErrorKind};
 
 use crate::external::{AccessReason, EkmConnectionName, ExternalFailure};
+use crate::hsm::HsmFailure;
 use crate::model::{ImportJobState, VersionState};
 
 /// The caller lacks a permission, or must not know that the resource is missing.
@@ -53,6 +54,45 @@ pub(crate) fn external(
         }
     };
     error.violating("KEY_ENABLED", name.as_str(), enabled).violating(kind, name.as_str(), message)
+}
+
+/// An HSM key that cannot be used. The key's own state is named first; then what is the matter with its token.
+pub(crate) fn hsm(name: &CryptoKeyVersionName, failure: &HsmFailure) -> Error {
+    let (kind, violation, text) = match failure {
+        HsmFailure::Invalid => return bad_ciphertext(),
+        HsmFailure::Missing => (
+            ErrorKind::FailedPrecondition,
+            "HSM_KEY_MISSING",
+            format!("The token no longer has the key of {name}: somebody removed it there."),
+        ),
+        // That a token cannot do what it did before says nothing about the key.
+        HsmFailure::Refused(detail) | HsmFailure::Silent(detail) => (
+            ErrorKind::Unavailable,
+            "HSM_UNREACHABLE",
+            format!("The token of {name} cannot be used: {detail}."),
+        ),
+    };
+    let error =
+        Error::new(kind, &text).violating("KEY_ENABLED", name.as_str(), format!("{name} is enabled."));
+    error.violating(violation, name.as_str(), text)
+}
+
+/// A token in which nothing can be made or removed.
+pub(crate) fn token(failure: &HsmFailure) -> Error {
+    let text = |detail: &str| format!("The token of HSM keys cannot be used: {detail}.");
+    match failure {
+        HsmFailure::Silent(detail) => Error::new(ErrorKind::Unavailable, text(detail)),
+        HsmFailure::Refused(detail) => Error::precondition(text(detail)),
+        HsmFailure::Missing => Error::precondition(text("it does not have the key")),
+        HsmFailure::Invalid => Error::precondition(text("it gives bytes back that were not encrypted")),
+    }
+}
+
+/// An HSM key without a token to make it in.
+pub(crate) fn no_token() -> Error {
+    Error::precondition(
+        "This server has no token for keys with the protection level HSM: start it with --hsm-module, --hsm-token and --hsm-pin-file.",
+    )
 }
 
 /// A use of a key for a reason that its policy does not have.

@@ -142,7 +142,14 @@ pub(crate) fn new_key(new: &NewCryptoKey) -> Result<()> {
     justifications(new.justifications.as_deref())?;
     let asked = new.template.clone().unwrap_or_default();
     if !is_external(level) {
-        software(level, "Keys")?;
+        if level == ProtectionLevel::HsmSingleTenant {
+            return Err(Error::unimplemented(
+                "Keys with the protection level HSM_SINGLE_TENANT are not built; HSM is.",
+            ));
+        }
+        if level == ProtectionLevel::Hsm && new.import_only {
+            return Err(hsm_imports());
+        }
         return algorithm("version_template.algorithm", &asked.algorithm);
     }
     external_algorithm(&asked.algorithm)?;
@@ -174,6 +181,11 @@ pub(crate) fn level(new: &NewCryptoKey) -> ProtectionLevel {
 
 fn is_external(level: ProtectionLevel) -> bool {
     matches!(level, ProtectionLevel::External | ProtectionLevel::ExternalVpc)
+}
+
+/// What material for an HSM key is answered with.
+pub(crate) fn hsm_imports() -> Error {
+    Error::unimplemented("Imports into keys with the protection level HSM are not built.")
 }
 
 /// What a schedule of an external key is answered with.
@@ -277,32 +289,29 @@ pub(crate) fn new_job(new: &NewImportJob) -> Result<()> {
     if new.protection_level == ProtectionLevel::Unspecified {
         return Err(Error::invalid_field("import_job.protection_level", "must be set"));
     }
-    software(new.protection_level, "Import jobs")?;
+    let level = new.protection_level;
+    if level != ProtectionLevel::Software {
+        let level = level.as_str();
+        return Err(Error::unimplemented(format!(
+            "Import jobs with the protection level {level} are not built; SOFTWARE is."
+        )));
+    }
     if !new.crypto_key_backend.is_empty() {
         return Err(Error::unimplemented("Import jobs in a crypto key backend are not built."));
     }
     Ok(())
 }
 
-fn software(level: ProtectionLevel, what: &str) -> Result<()> {
-    if matches!(level, ProtectionLevel::Unspecified | ProtectionLevel::Software) {
-        return Ok(());
-    }
-    let level = level.as_str();
-    Err(Error::unimplemented(format!("{what} with the protection level {level} are not built; SOFTWARE is.")))
-}
-
 /// Refuses a template that is not what the key has.
 pub(crate) fn template_of(key: &CryptoKey, template: &VersionTemplate) -> Result<()> {
-    if !key.is_external() {
-        software(template.protection_level, "Keys")?;
-        return algorithm("version_template.algorithm", &template.algorithm);
-    }
     let level = template.protection_level;
     if level != ProtectionLevel::Unspecified && level != key.protection {
         return Err(Error::invalid_field("version_template.protection_level", "never changes"));
     }
-    external_algorithm(&template.algorithm)
+    if key.is_external() {
+        return external_algorithm(&template.algorithm);
+    }
+    algorithm("version_template.algorithm", &template.algorithm)
 }
 
 /// Refuses an algorithm that symmetric keys do not have.

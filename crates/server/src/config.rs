@@ -39,6 +39,8 @@ pub struct ServeConfig {
     pub root_kms: Option<RootKms>,
     /// A key in a PKCS #11 token that seals this KMS's root.
     pub root_pkcs11: Option<RootToken>,
+    /// The token of keys with the protection level HSM.
+    pub hsm: Option<HsmTokenConfig>,
     /// The certificates that external key managers without a pinned one are trusted by, in PEM; the machine's when none
     /// is named.
     pub ekm_ca_file: Option<PathBuf>,
@@ -103,6 +105,17 @@ impl RootToken {
     pub const KEY: &str = "claviger-root";
 }
 
+/// A token behind PKCS #11 that keeps keys with the protection level HSM.
+#[derive(Clone, Debug)]
+pub struct HsmTokenConfig {
+    /// The module, which is loaded into this process.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// A file whose first line is the PIN. There is no use of the token without one.
+    pub pin_file: Option<PathBuf>,
+}
+
 impl ServeConfig {
     /// The services there are.
     pub const SERVICES: [&str; 4] = ["kms", "bigtable", "storage", "dataflow"];
@@ -144,6 +157,7 @@ impl Default for ServeConfig {
             root_passphrase_file: None,
             root_kms: None,
             root_pkcs11: None,
+            hsm: None,
             ekm_ca_file: None,
             ekm_private_addresses: false,
             cache_bytes: 256 * 1024 * 1024,

@@ -25,5 +25,5 @@ mod seal;
 pub mod status;
 mod storage;
 
-pub use config::{RootKms, RootToken, ServeConfig};
+pub use config::{HsmTokenConfig, RootKms, RootToken, ServeConfig};
 pub use run::serve;

@@ -18,6 +18,7 @@ use claviger_crypto::SecretBytes;
 use claviger_dataflow::{CloudFiles, Dataflow, Executor};
 use claviger_harness::{HarnessConfig, Harnesses, ProcessConfig};
 use claviger_kms::agents::Service;
+use claviger_kms::hsm::HsmKeys;
 use claviger_kms::{KeyService, Kms, KmsConfig, OpenedRoot};
 use claviger_orgpolicy::Policies;
 use claviger_sealed::{LocalStore, Records, SealedOptions, SealedStore};
@@ -62,8 +63,8 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
     let address = listener.local_addr().map_err(|e| Error::internal("no local address").because(e))?;
     let (stop, stopped) = watch::channel(false);
     let mut shutdown = std::pin::pin!(shutdown);
-    let Begin { store, wraps, root } = seal::begin(&config, clock.as_ref()).await?;
-    let start = Start { config: &config, endpoint: address.to_string(), store, clock: clock.clone() };
+    let Begin { store, wraps, root, hsm } = seal::begin(&config, &clock).await?;
+    let start = Start { config: &config, endpoint: address.to_string(), store, clock: clock.clone(), hsm };
     let (services, serving) = match root {
         Root::Opened(root) => {
             let api = SealApi::starting(wraps, clock.clone());
@@ -122,6 +123,7 @@ struct Start<'a> {
     endpoint: String,
     store: Arc<LocalStore>,
     clock: Arc<dyn Clock>,
+    hsm: Option<Arc<dyn HsmKeys>>,
 }
 
 impl Start<'_> {
@@ -136,6 +138,7 @@ impl Start<'_> {
         let config = KmsConfig {
             min_destroy_duration: self.config.kms_min_destroy_duration,
             external: Some(crate::ekm::client(self.config, self.clock.clone())?),
+            hsm: self.hsm.clone(),
             ..KmsConfig::default()
         };
         let seal = root.opened_by().clone();

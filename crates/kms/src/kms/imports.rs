@@ -98,6 +98,9 @@ fn check<'a>(
     if entry.record.key.is_external() {
         return Err(Error::invalid_field("parent", "has external keys: no material can be imported into it"));
     }
+    if entry.record.key.is_hsm() {
+        return Err(validate::hsm_imports());
+    }
     if *algorithm == Algorithm::Unspecified {
         return Err(Error::invalid_field("algorithm", "must be set"));
     }
@@ -180,6 +183,7 @@ fn import(
             destroy_event_time: None,
             import: None,
             external: None,
+            hsm: false,
             material: Uuid::nil(),
         }
     });

@@ -18,7 +18,8 @@ impl Kms {
     ///
     /// # Errors
     /// `NotFound` for the key ring, `AlreadyExists`, `InvalidArgument`, `Unimplemented` for kinds of keys
-    /// that are not built, `PermissionDenied`.
+    /// that are not built, `PermissionDenied`; for an HSM key `FailedPrecondition` without a token, and `Unavailable`
+    /// when the token does not answer.
     pub async fn create_crypto_key(
         &self,
         caller: &Caller,
@@ -28,8 +29,12 @@ impl Kms {
     ) -> Result<KeyView> {
         validate::id("crypto_key_id", id)?;
         let name = CryptoKeyName::new(parent.project(), parent.location(), parent.key_ring(), id)?;
+        let call = Call::new(caller, "CreateCryptoKey", &name);
+        if validate::level(&new) == ProtectionLevel::Hsm {
+            self.hsm_ready_for(&call, "cloudkms.cryptoKeys.create", On::Ring(parent)).await?;
+        }
         let (caller, parent, times) = (caller.clone(), parent.clone(), self.inner.times);
-        self.change(Call::new(&caller, "CreateCryptoKey", &name), move |index, now| {
+        self.change(call, move |index, now| {
             authorise(index, &caller, "cloudkms.cryptoKeys.create", On::Ring(&parent))?;
             let new = with_backend(index, &caller, &parent, new)?;
             new_key(index, name, &new, times, now)

@@ -3,15 +3,17 @@
 //! ```text
 //! root.json, root.key   the root seal
 //! records/              sealed: ring/NAME, key/NAME, version/KEY/NUMBER, job/NAME, project/ID, ekm/signer,
-//!                       ekm/connection/NAME, ekm/config/LOCATION
+//!                       ekm/connection/NAME, ekm/config/LOCATION, hsm/home
 //! material/             sealed: one object per version that is not destroyed, and per import job that is active, and
-//!                       one for the key that requests to external key managers are signed with
+//!                       one for the key that requests to external key managers are signed with, and one for what
+//!                       this KMS is known by in a token
 //! audit/                sealed: the audit log
 //! ```
 //!
 //! Invariant: material that no version owns is removed at open; a version that was scheduled for destruction
 //! and has lost its material is destroyed, and an import job that is active and has lost its own has expired. All are
-//! what a crash half way through a change leaves.
+//! what a crash half way through a change leaves. Our half of an HSM key goes after the token's, so it stays while the
+//! token is silent: the start does not wait for that.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -81,6 +83,8 @@ pub(super) fn job_record(name: &ImportJobName) -> String {
 
 /// The name of the signing key's material.
 pub(super) const SIGNER_RECORD: &str = "ekm/signer";
+/// What this KMS is known by in its token.
+pub(super) const HOME_RECORD: &str = "hsm/home";
 const CONNECTIONS: &str = "ekm/connection/";
 const CONFIGS: &str = "ekm/config/";
 
@@ -122,6 +126,7 @@ pub(super) async fn open(
         seals,
         material,
         external: config.external,
+        hsm: config.hsm,
         signer: OnceCell::new(),
         audit: Arc::new(audit),
         records: Mutex::new(Database::Failed),
@@ -150,9 +155,9 @@ impl Inner {
         for entry in index.keys.values().cloned().collect::<Vec<_>>() {
             for version in entry.versions.values() {
                 let CryptoKeyVersion { state, material, number, name, .. } = &version.version;
-                owned.insert(*material);
                 match (state, found.contains(material)) {
-                    (VersionState::Destroyed, true) => self.material.shred(*material).await?,
+                    // Of one that is destroyed it is as good as nobody's.
+                    (VersionState::Destroyed, true) => continue,
                     (VersionState::DestroyScheduled, false) => {
                         let destroyed = versions::destroyed(&entry, *number, self.clock.now());
                         if let Some(version) = destroyed.versions.get(number) {
@@ -165,6 +170,7 @@ impl Inner {
                     }
                     _ => {}
                 }
+                owned.insert(*material);
             }
         }
         for entry in index.jobs.values().cloned().collect::<Vec<_>>() {
@@ -181,14 +187,28 @@ impl Inner {
             }
         }
         owned.extend(index.signer);
+        owned.extend(index.home);
         for orphan in found.difference(&owned) {
-            self.material.shred(*orphan).await?;
+            self.shred_orphan(*orphan, index.home).await?;
         }
         // Users of keys may have been told of a change that was not made, or not told of one that was.
         let names: Vec<_> = index.keys.values().map(|entry| entry.name().clone()).collect();
         *self.index_mut() = index;
         self.announce(names);
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Removes material that no record names.
+    async fn shred_orphan(&self, id: Uuid, home: Option<Uuid>) -> Result<()> {
+        if self.material.is_half(id).await?
+            && let Err(error) = self.shred_from_token(id, home).await
+        {
+            tracing::warn!(%error, "what is left of a key in the token is removed at a later start");
+            return Ok(());
+        }
+        self.material.shred(id).await
     }
 }
 
@@ -232,6 +252,7 @@ async fn read(records: &Records) -> Result<Index> {
         index.put_ekm_config(&LocationName::parse(record.trim_start_matches(CONFIGS))?, default);
     }
     index.signer = records.get(SIGNER_RECORD).await?;
+    index.home = records.get(HOME_RECORD).await?;
     for (record, number) in records.scan::<u64>("project/").await? {
         index.projects.insert(record.trim_start_matches("project/").to_owned(), number);
     }

@@ -79,6 +79,8 @@ impl Kms {
     async fn destroy_due(&self, key: CryptoKeyName, number: u64) -> Result<()> {
         let caller = Caller::new(KMS_AGENT).with("reason", "destroy_time has come");
         let name = key.version_name(number);
+        // Asked before: else a token that is away would fill the audit log with what is tried again and again.
+        self.hsm_ready(&key).await?;
         self.change(Call::new(&caller, "DestroyCryptoKeyVersion", &name), move |index, now| {
             let entry = index.key(&key)?;
             let Some(version) = entry.versions.get(&number).map(|entry| &entry.version) else {
@@ -90,7 +92,7 @@ impl Kms {
                 return Ok(Plan::reply(()));
             }
             let plan = Plan::key(versions::destroyed(entry, number, now), vec![number], ());
-            Ok(Plan { shred: Some(version.material), version: Some(name), ..plan })
+            Ok(Plan { shred: Some(Shred::of(version)), version: Some(name), ..plan })
         })
         .await
     }
@@ -102,13 +104,17 @@ impl Kms {
             if entry.job.state == ImportJobState::Expired || entry.job.expire_time > now {
                 return Ok(Plan::reply(()));
             }
-            Ok(Plan { shred: Some(entry.job.material), ..Plan::job(jobs::expired(entry, now), ()) })
+            Ok(Plan {
+                shred: Some(Shred::ours(entry.job.material)),
+                ..Plan::job(jobs::expired(entry, now), ())
+            })
         })
         .await
     }
 
     async fn rotate_due(&self, key: CryptoKeyName) -> Result<()> {
         let caller = Caller::new(KMS_AGENT).with("reason", "next_rotation_time has come");
+        self.hsm_ready(&key).await?;
         self.change(Call::new(&caller, "CreateCryptoKeyVersion", &key), move |index, now| {
             let mut entry = KeyEntry::clone(index.key(&key)?);
             let record = &mut entry.record.key;

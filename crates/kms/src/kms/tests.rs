@@ -2,6 +2,7 @@
 
 mod crash;
 mod external;
+mod hsm;
 mod imports;
 mod lists;
 mod model;

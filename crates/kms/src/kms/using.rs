@@ -5,12 +5,12 @@
 //! nothing here waits for a change.
 
 use async_trait::async_trait;
-use claviger_core::limits::KMS_PLAINTEXT_BYTES;
+use claviger_core::limits::{KMS_HSM_BYTES, KMS_PLAINTEXT_BYTES};
 use claviger_crypto::{SecretBytes, SecretKey, crc32c};
 
 use super::*;
 use crate::ciphertext::{self, Kind};
-use crate::model::{ProtectionLevel, VersionState};
+use crate::model::{CryptoKeyVersion, ProtectionLevel, VersionState};
 use crate::service::{Decrypted, Encrypted, KeyService};
 
 /// What Encrypt takes: a key means its primary version.
@@ -128,6 +128,9 @@ impl Kms {
         let seal = || {
             limit("plaintext", plaintext.len())?;
             limit("additional_authenticated_data", aad.len())?;
+            if version.version.hsm {
+                limit_in_token(plaintext.len(), aad.len())?;
+            }
             check("plaintext", plaintext_crc32c, plaintext.expose())?;
             check("additional_authenticated_data", aad_crc32c, aad)?;
             let kind = kind_of(&version);
@@ -138,6 +141,7 @@ impl Kms {
                 .wrap_externally(caller, &version.version, &sealed, aad)
                 .await
                 .and_then(|wrapped| fitting(&version, wrapped)),
+            (Ok(sealed), Kind::Hsm) => self.inner.wrap_in_token(&version.version, &sealed).await,
             (sealed, _) => sealed,
         };
         let sealed = self.inner.finish(&call, &select, &version, sealed).await?;
@@ -192,6 +196,10 @@ impl Kms {
                 Kind::External => {
                     let unwrapped = self.unwrap_externally(caller, &version.version, message, aad).await?;
                     Ok((open(unwrapped.payload.expose())?, unwrapped.cache_for))
+                }
+                Kind::Hsm => {
+                    let decrypted = self.inner.unwrap_in_token(&version.version, message).await?;
+                    Ok((open(decrypted.expose())?, None))
                 }
             }
         };
@@ -254,11 +262,19 @@ impl Inner {
             Ok(version) => version,
             Err(error) => return Err(self.refuse(call, None, error).await),
         };
-        let loaded = version.material.get_or_try_init(|| self.material.load(version.version.material)).await;
+        let loaded = version.material.get_or_try_init(|| self.load_material(&version.version)).await;
         if let Err(error) = loaded {
             return Err(self.refuse(call, Some(&version.version.name), error).await);
         }
         Ok(version)
+    }
+
+    async fn load_material(&self, version: &CryptoKeyVersion) -> Result<SecretKey> {
+        if version.hsm {
+            self.material.load_half(version.material).await
+        } else {
+            self.material.load(version.material).await
+        }
     }
 
     /// Tells the audit log what came of a use, and gives it out if the version may still be used.
@@ -283,7 +299,12 @@ impl Inner {
     }
 
     /// Tells the audit log of a refusal, and gives the error to answer.
-    async fn refuse(&self, call: &Call, version: Option<&CryptoKeyVersionName>, error: Error) -> Error {
+    pub(super) async fn refuse(
+        &self,
+        call: &Call,
+        version: Option<&CryptoKeyVersionName>,
+        error: Error,
+    ) -> Error {
         match self.audit(call, version, Err::<&(), _>(&error)).await {
             Ok(()) => error,
             Err(unheard) => unheard,
@@ -301,7 +322,11 @@ fn justified(entry: &KeyEntry, caller: &Caller) -> Result<()> {
 }
 
 fn kind_of(version: &VersionEntry) -> Kind {
-    if version.version.external.is_some() { Kind::External } else { Kind::Own }
+    match &version.version {
+        version if version.external.is_some() => Kind::External,
+        version if version.hsm => Kind::Hsm,
+        _ => Kind::Own,
+    }
 }
 
 /// The material of a version that was begun with.
@@ -311,14 +336,13 @@ fn material(version: &VersionEntry) -> Result<&SecretKey> {
 
 /// Refuses what an external manager wrapped and no ciphertext can hold: it would never be decrypted.
 fn fitting(version: &VersionEntry, wrapped: Vec<u8>) -> Result<Vec<u8>> {
-    let framed = ciphertext::frame(Kind::External, version.version.number, &wrapped);
-    match ciphertext::parse(&framed) {
-        Ok(_) => Ok(wrapped),
-        Err(_) => Err(Error::precondition(format!(
-            "The external key manager of {} gave more bytes than a ciphertext may have.",
-            version.version.name
-        ))),
+    if ciphertext::fitting(Kind::External, &wrapped) {
+        return Ok(wrapped);
     }
+    Err(Error::precondition(format!(
+        "The external key manager of {} gave more bytes than a ciphertext may have.",
+        version.version.name
+    )))
 }
 
 fn enabled(entry: &Arc<VersionEntry>) -> Result<Arc<VersionEntry>> {
@@ -333,6 +357,20 @@ fn limit(field: &str, len: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid_field(field, format!("has {len} bytes; at most {KMS_PLAINTEXT_BYTES} are allowed")))
+}
+
+/// Tokens take less than we do; Cloud KMS has the same limit.
+fn limit_in_token(plaintext: usize, aad: usize) -> Result<()> {
+    let len = plaintext.saturating_add(aad);
+    if len <= KMS_HSM_BYTES {
+        return Ok(());
+    }
+    Err(Error::invalid_field(
+        "plaintext",
+        format!(
+            "has {len} bytes together with additional_authenticated_data; under an HSM key at most {KMS_HSM_BYTES} are allowed"
+        ),
+    ))
 }
 
 fn check(field: &str, claimed: Option<i64>, bytes: &[u8]) -> Result<()> {

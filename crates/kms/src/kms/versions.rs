@@ -18,6 +18,9 @@ use crate::model::{CryptoKey, CryptoKeyVersion, NewVersion, Page, PageRequest, V
 use crate::validate;
 use claviger_crypto::SecretKey;
 
+/// The permission to make versions.
+const CREATE: &str = "cloudkms.cryptoKeyVersions.create";
+
 impl Kms {
     /// Makes an enabled version. It does not become the primary one.
     ///
@@ -44,16 +47,21 @@ impl Kms {
     /// Makes a version, of an external key too. It does not become the primary one.
     ///
     /// # Errors
-    /// As [`Self::create_version_as`]; `InvalidArgument` for an external key that does not fit the key's protection level.
+    /// As [`Self::create_version_as`]; `InvalidArgument` for an external key that does not fit the key's protection level;
+    /// for an HSM key `FailedPrecondition` without a token, and `Unavailable` when the token does not answer.
     pub async fn create_version_with(
         &self,
         caller: &Caller,
         parent: &CryptoKeyName,
         new: NewVersion,
     ) -> Result<CryptoKeyVersion> {
+        let call = Call::new(caller, "CreateCryptoKeyVersion", parent);
+        if self.inner.index().keys.get(parent.as_str()).is_some_and(|entry| entry.record.key.is_hsm()) {
+            self.hsm_ready_for(&call, CREATE, On::Key(parent)).await?;
+        }
         let (caller, parent) = (caller.clone(), parent.clone());
-        self.change(Call::new(&caller, "CreateCryptoKeyVersion", &parent), move |index, now| {
-            authorise(index, &caller, "cloudkms.cryptoKeyVersions.create", On::Key(&parent))?;
+        self.change(call, move |index, now| {
+            authorise(index, &caller, CREATE, On::Key(&parent))?;
             settable(new.state)?;
             let entry = KeyEntry::clone(index.key(&parent)?);
             if entry.record.key.import_only {
@@ -275,6 +283,7 @@ pub(super) fn with_new_version(
         destroy_event_time: None,
         import: None,
         external,
+        hsm: entry.record.key.is_hsm(),
         material: Uuid::new_v4(),
     };
     let new = VersionEntry::with_material(version.clone(), material);

@@ -21,6 +21,13 @@ fn level(template: Option<&pb::CryptoKeyVersionTemplate>) -> pb::ProtectionLevel
     asked.filter(|level| *level != pb::ProtectionLevel::Unspecified).unwrap_or(LEVEL)
 }
 
+/// The level of a key that is there.
+fn level_of(kms: &Kms, key: &CryptoKeyName) -> &'static str {
+    // Whatever the caller may see: the policy is the administrator's.
+    let key = kms.get_crypto_key(&Caller::local_admin(), key);
+    key.map_or(LEVEL.as_str_name(), |view| view.key.protection.as_str())
+}
+
 /// A new key's protection level and time before destruction.
 pub(super) fn new_key(policies: &Policies, kms: &Kms, request: &pb::CreateCryptoKeyRequest) -> Result<()> {
     let parent = KeyRingName::parse(&request.parent)?;
@@ -40,10 +47,7 @@ pub(super) fn new_version(
     request: &pb::CreateCryptoKeyVersionRequest,
 ) -> Result<()> {
     let parent = CryptoKeyName::parse(&request.parent)?;
-    // Whatever the caller may see: the policy is the administrator's.
-    let key = kms.get_crypto_key(&Caller::local_admin(), &parent);
-    let level = key.map_or(LEVEL.as_str_name(), |view| view.key.protection.as_str());
-    policies.protection_level(parent.project(), level, "CreateCryptoKeyVersion")
+    policies.protection_level(parent.project(), level_of(kms, &parent), "CreateCryptoKeyVersion")
 }
 
 /// The protection level of what a job brings in.
@@ -57,26 +61,34 @@ pub(super) fn new_job(policies: &Policies, _: &Kms, request: &pb::CreateImportJo
 /// The protection level of an imported version, unless it was there.
 pub(super) fn import(
     policies: &Policies,
-    _: &Kms,
+    kms: &Kms,
     request: &pb::ImportCryptoKeyVersionRequest,
 ) -> Result<()> {
     let parent = CryptoKeyName::parse(&request.parent)?;
     if !request.crypto_key_version.is_empty() {
         return Ok(());
     }
-    policies.protection_level(parent.project(), LEVEL.as_str_name(), "ImportCryptoKeyVersion")
+    policies.protection_level(parent.project(), level_of(kms, &parent), "ImportCryptoKeyVersion")
 }
 
 /// The protection level of versions to come.
-pub(super) fn changed_key(policies: &Policies, _: &Kms, request: &pb::UpdateCryptoKeyRequest) -> Result<()> {
+pub(super) fn changed_key(
+    policies: &Policies,
+    kms: &Kms,
+    request: &pb::UpdateCryptoKeyRequest,
+) -> Result<()> {
     let Some(key) = &request.crypto_key else { return Ok(()) };
     let name = CryptoKeyName::parse(&key.name)?;
     let mut paths = request.update_mask.iter().flat_map(|mask| &mask.paths);
     if !paths.any(|path| path.starts_with("version_template")) {
         return Ok(());
     }
-    let level = level(key.version_template.as_ref());
-    policies.protection_level(name.project(), level.as_str_name(), "UpdateCryptoKey")
+    let asked = key.version_template.as_ref().map(pb::CryptoKeyVersionTemplate::protection_level);
+    let level = match asked.filter(|level| *level != pb::ProtectionLevel::Unspecified) {
+        Some(level) => level.as_str_name(),
+        None => level_of(kms, &name),
+    };
+    policies.protection_level(name.project(), level, "UpdateCryptoKey")
 }
 
 /// Whether the version must be disabled first.

@@ -177,7 +177,8 @@ async fn unbuilt_keys_are_unimplemented_and_nonsense_is_invalid() {
     let late = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
     for (key, code) in [
         (pb::CryptoKey { purpose: CryptoKeyPurpose::Mac.into(), ..Default::default() }, Code::Unimplemented),
-        (pb::CryptoKey { version_template: Some(hsm), ..symmetric() }, Code::Unimplemented),
+        // Without a token.
+        (pb::CryptoKey { version_template: Some(hsm), ..symmetric() }, Code::FailedPrecondition),
         (pb::CryptoKey { import_only: true, ..symmetric() }, Code::InvalidArgument),
         (
             pb::CryptoKey { key_access_justifications_policy: Some(unknown_reason), ..symmetric() },

@@ -3,18 +3,19 @@
 //! Invariant: a passphrase or a key file that was named and opens nothing ends the start, before anything is changed;
 //! a key elsewhere that does not answer only makes the server wait, since other seals may open it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use claviger_core::{Clock, Error, Result};
 use claviger_crypto::SecretBytes;
 use claviger_crypto::passphrase::Params;
+use claviger_kms::hsm::{HsmKeys, HsmToken};
 use claviger_kms::{OpenedRoot, RootSecret, RootWrap, SealedRoot, Token, open_or_make};
 use claviger_sealed::LocalStore;
 use object_store::ObjectStore;
 
 use super::remote::RemoteKms;
-use crate::config::{RootToken, ServeConfig};
+use crate::config::{HsmTokenConfig, RootToken, ServeConfig};
 use crate::run::open_dir;
 
 /// A file of a secret, bytes at most.
@@ -26,6 +27,7 @@ pub(crate) struct Begin {
     pub(crate) store: Arc<LocalStore>,
     pub(crate) wraps: Vec<Arc<dyn RootWrap>>,
     pub(crate) root: Root,
+    pub(crate) hsm: Option<Arc<dyn HsmKeys>>,
 }
 
 /// The root of the KMS.
@@ -39,7 +41,7 @@ pub(crate) enum Root {
 ///
 /// # Errors
 /// When the directory is in use, or a secret that was named does not open it.
-pub(crate) async fn begin(config: &ServeConfig, clock: &dyn Clock) -> Result<Begin> {
+pub(crate) async fn begin(config: &ServeConfig, clock: &Arc<dyn Clock>) -> Result<Begin> {
     let named = match (&config.root_key_file, &config.root_passphrase_file) {
         (Some(_), Some(_)) => {
             return Err(Error::invalid("give a root key file or a passphrase file, not both"));
@@ -54,10 +56,17 @@ pub(crate) async fn begin(config: &ServeConfig, clock: &dyn Clock) -> Result<Beg
     }
     if let Some(token) = &config.root_pkcs11 {
         let RootToken { module, token, key, pin_file } = token.clone();
-        let no_pin = || Error::precondition("--root-pkcs11-module needs --root-pkcs11-pin-file");
-        let pin = first_line(&secret(&pin_file.ok_or_else(no_pin)?)?);
-        wraps.push(Arc::new(Token::new(module, token, key, pin)));
+        let pin = pin("--root-pkcs11", pin_file)?;
+        wraps.push(Arc::new(Token::new(module, token, key, pin, clock.clone())));
     }
+    let hsm = match &config.hsm {
+        None => None,
+        Some(HsmTokenConfig { module, token, pin_file }) => {
+            let pin = pin("--hsm", pin_file.clone())?;
+            let token = HsmToken::new(module.clone(), token.clone(), pin, clock.clone());
+            Some(Arc::new(token) as Arc<dyn HsmKeys>)
+        }
+    };
     let store = Arc::new(open_dir(&config.kms_dir()).await?);
     let files: Arc<dyn ObjectStore> = store.clone();
     let root = match SealedRoot::read(files.clone()).await? {
@@ -68,7 +77,7 @@ pub(crate) async fn begin(config: &ServeConfig, clock: &dyn Clock) -> Result<Beg
             Root::Opened(Box::new(open_or_make(&files, &first, Params::RECOMMENDED, clock.now()).await?))
         }
     };
-    Ok(Begin { store, wraps, root })
+    Ok(Begin { store, wraps, root, hsm })
 }
 
 async fn open(sealed: SealedRoot, named: Option<RootSecret>, wraps: &[Arc<dyn RootWrap>]) -> Result<Root> {
@@ -89,6 +98,12 @@ async fn open(sealed: SealedRoot, named: Option<RootSecret>, wraps: &[Arc<dyn Ro
         Some(error) if must_open => Err(error),
         _ => Ok(Root::Sealed(sealed)),
     }
+}
+
+/// The PIN of a token, which the flags of that beginning name.
+fn pin(flags: &str, file: Option<PathBuf>) -> Result<SecretBytes> {
+    let none = || Error::precondition(format!("{flags}-module needs {flags}-pin-file"));
+    Ok(first_line(&secret(&file.ok_or_else(none)?)?))
 }
 
 /// The contents of a file that holds a secret.

@@ -212,6 +212,14 @@ async fn kinds_of_keys_that_are_not_built_are_refused_with_a_sentence() {
         (NewCryptoKey { purpose: Purpose::RawEncryptDecrypt, ..symmetric() }, unbuilt),
         (
             NewCryptoKey { template: template(ProtectionLevel::Hsm, Algorithm::Unspecified), ..symmetric() },
+            // Without a token.
+            ErrorKind::FailedPrecondition,
+        ),
+        (
+            NewCryptoKey {
+                template: template(ProtectionLevel::HsmSingleTenant, Algorithm::Unspecified),
+                ..symmetric()
+            },
             unbuilt,
         ),
         (
