@@ -248,7 +248,7 @@ impl Tablet {
             self.opened.store(true, Ordering::Relaxed);
         }
         let engine = Arc::new(engine);
-        let committer = Committer::start(engine.clone(), self.shared.clock.clone());
+        let committer = Committer::start(engine.clone());
         Ok(OpenTablet { engine, committer, store, scope })
     }
 }

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use claviger_core::{Error, Result};
 use object_store::ObjectStore;
 use slatedb::config::{
-    CloseOptions, CompactionWorkerOptions, CompactorOptions, DurabilityLevel, FlushOptions, FlushType,
+    CloseOptions, CompactionWorkerOptions, CompactorOptions, DurabilityLevel,
     GarbageCollectorDirectoryOptions, GarbageCollectorOptions, ReadOptions, ScanOptions, Settings,
 };
 use slatedb::wal::WalError;
@@ -255,15 +255,6 @@ impl Engine {
     /// As [`Self::write`] and [`Committed::durable`].
     pub async fn commit(&self, batch: WriteBatch) -> Result<()> {
         self.write(batch).await?.durable().await
-    }
-
-    /// Writes what is in memory to a sorted file, if there is anything.
-    ///
-    /// # Errors
-    /// When the file could not be written.
-    pub async fn file_memory(&self) -> Result<()> {
-        let options = FlushOptions { flush_type: FlushType::MemTable };
-        self.db.flush_with_options(options).await.map_err(from_slatedb)
     }
 
     /// The value of a key, as far as it is durable.

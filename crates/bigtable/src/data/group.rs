@@ -6,12 +6,11 @@
 //! rows are held until readers of the latest state see it, also when whoever asked for the write has left.
 
 mod home;
-mod rest;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use claviger_core::{Clock, Error, Result};
+use claviger_core::{Error, Result};
 use claviger_sealed::engine::{Committed, Engine};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -19,7 +18,6 @@ use slatedb::WriteBatch;
 use tokio::sync::{OwnedRwLockReadGuard, mpsc, oneshot};
 
 use home::{Answers, Home};
-use rest::AtRest;
 
 /// Bytes that one batch of the engine aims at.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -42,10 +40,9 @@ pub(crate) struct Committer(mpsc::Sender<Write>);
 
 impl Committer {
     /// Starts the task that commits to `engine`.
-    pub(crate) fn start(engine: Arc<Engine>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn start(engine: Arc<Engine>) -> Self {
         let (sender, waiting) = mpsc::channel(WAITING);
-        let rest = AtRest::start(engine.clone(), clock);
-        tokio::spawn(commit_groups(engine, waiting, rest));
+        tokio::spawn(commit_groups(engine, waiting));
         Self(sender)
     }
 
@@ -62,7 +59,7 @@ impl Committer {
     }
 }
 
-async fn commit_groups(engine: Arc<Engine>, mut waiting: mpsc::Receiver<Write>, rest: AtRest) {
+async fn commit_groups(engine: Arc<Engine>, mut waiting: mpsc::Receiver<Write>) {
     let mut group = Vec::with_capacity(WAITING);
     // What is applied and not durable yet. The log takes all of it with its next frame.
     let mut applied = FuturesUnordered::new();
@@ -75,7 +72,7 @@ async fn commit_groups(engine: Arc<Engine>, mut waiting: mpsc::Receiver<Write>, 
                     break;
                 }
                 let mut answers = Answers::default();
-                match apply_group(&engine, group.drain(..), &mut answers, &rest).await {
+                match apply_group(&engine, group.drain(..), &mut answers).await {
                     Ok(last) => applied.push(async move { (last.durable().await, answers) }),
                     Err(error) => answers.send(&Err(error)),
                 }
@@ -93,7 +90,6 @@ async fn apply_group<'e>(
     engine: &'e Engine,
     group: impl Iterator<Item = Write>,
     answers: &mut Answers,
-    rest: &AtRest,
 ) -> Result<Committed<'e>> {
     // All are answered, also when one cannot be applied.
     let mut rows = Vec::new();
@@ -107,13 +103,12 @@ async fn apply_group<'e>(
     let mut bytes = 0;
     for (key, patch) in rows.into_iter().flatten() {
         if bytes >= BATCH_BYTES {
-            rest.wrote(std::mem::take(&mut bytes));
+            bytes = 0;
             // Durable no later than the last one, which is waited for.
             let _ = engine.write(std::mem::take(&mut batch)).await?;
         }
         bytes += key.len() + patch.len();
         batch.merge(key, patch);
     }
-    rest.wrote(bytes);
     engine.write(batch).await
 }
