@@ -33,7 +33,7 @@ Claviger's chores.
       gcloud beam-coders dataflow beam-portable beam-process beam-validates crash docs. The last line is `N passed, N failed, N skipped`.
 
   cargo xtask bench [NAME...] [--json FILE] [--quick]
-      Runs the benchmarks, each with its peer and the ratio. Names: ready load engine
+      Runs the benchmarks, each with its peer and the ratio. Names: ready load engine kms
       dataflow.
 
 Variables: CARGO_TARGET_DIR (where everything is built), CLAVIGER_PYTHON (a Python of 3.11 or newer),
