@@ -46,6 +46,7 @@ class Look(beam.DoFn):
         import __main__
         import atexit
         import importlib
+        import re
         import tempfile
         import threading
 
@@ -75,7 +76,12 @@ class Look(beam.DoFn):
                 "input": os.readlink("/proc/self/fd/0"),
                 "handlers": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
                 "group": os.getpgrp() == os.getpid(),
-                "threads": len(threading.enumerate()),
+                # Kinds, not a count: the SDK's own come and go, and its pools grow when they are first used.
+                "threads": sorted({
+                    re.sub("[0-9]+", "N", thread.name)
+                    for thread in threading.enumerate()
+                    if not thread.name.startswith("ThreadPoolExecutor")
+                }),
             },
         }))
 
