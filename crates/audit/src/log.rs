@@ -10,11 +10,13 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use claviger_core::gather::{Entrance, Exit, gather};
+use claviger_core::home::{Answers, Home};
 use claviger_core::{Clock, Error, ErrorKind, Result, Timestamp};
 use claviger_sealed::{RecordBatch, Records};
 use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{RwLock, mpsc, oneshot};
+use tokio::sync::{RwLock, oneshot};
 use tokio::task::JoinHandle;
 
 use self::tree::Tree;
@@ -36,8 +38,6 @@ const HEAD: &str = "head";
 const ENTRIES: &str = "e/";
 /// Entries written in one batch, at most.
 const MAX_BATCH: usize = 512;
-/// Entries that wait for the writer, at most; more appends wait for a place.
-const MAX_WAITING: usize = 4096;
 /// Entries that one read gives, at most.
 pub const MAX_PAGE: usize = 1000;
 
@@ -57,6 +57,7 @@ struct End {
 struct Waiting {
     entry: Entry,
     done: oneshot::Sender<Result<u64>>,
+    home: Option<Home>,
 }
 
 /// An open audit log; see the crate's text.
@@ -67,7 +68,7 @@ pub struct AuditLog {
     tree: Arc<Tree>,
     /// Held while a cosignature is put beside others.
     cosigning: tokio::sync::Mutex<()>,
-    sender: Mutex<Option<mpsc::Sender<Waiting>>>,
+    entrance: Mutex<Option<Entrance<Waiting>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -89,18 +90,19 @@ impl AuditLog {
         let end = find_end(&records).await?;
         let tree = Arc::new(Tree::default());
         tree.publish(&end.edge);
+        let writers = records.writers().clone();
         let database = Arc::new(Database { store, records: RwLock::new(Arc::new(records)) });
-        let (sender, waiting) = mpsc::channel(MAX_WAITING);
+        let (entrance, waiting) = gather();
         let writer =
             Writer { database: database.clone(), clock: clock.clone(), tree: tree.clone(), end: Some(end) };
-        let writer = tokio::spawn(writer.run(waiting));
+        let writer = writers.spawn(writer.run(waiting));
         Ok(Self {
             database,
             clock,
             key,
             tree,
             cosigning: tokio::sync::Mutex::new(()),
-            sender: Mutex::new(Some(sender)),
+            entrance: Mutex::new(Some(entrance)),
             writer: Mutex::new(Some(writer)),
         })
     }
@@ -119,10 +121,9 @@ impl AuditLog {
                 ),
             ));
         }
-        let sender = lock(&self.sender).clone().ok_or_else(closed)?;
         let (done, result) = oneshot::channel();
-        sender.send(Waiting { entry, done }).await.map_err(|_| closed())?;
-        drop(sender);
+        let waiting = Waiting { entry, done, home: Home::here() };
+        lock(&self.entrance).as_ref().ok_or_else(closed)?.enter(waiting).map_err(|_| closed())?;
         result.await.map_err(|_| closed())?
     }
 
@@ -154,7 +155,7 @@ impl AuditLog {
     /// # Errors
     /// When the database could not be closed; all acknowledged entries are durable even so.
     pub async fn close(&self) -> Result<()> {
-        drop(lock(&self.sender).take());
+        drop(lock(&self.entrance).take());
         let writer = lock(&self.writer).take();
         if let Some(writer) = writer {
             writer.await.map_err(|e| Error::internal("the writer of the audit log failed").because(e))?;
@@ -193,21 +194,21 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Waiting>) {
-        let mut batch = Vec::new();
-        while waiting.recv_many(&mut batch, MAX_BATCH).await > 0 {
-            let (entries, done): (Vec<_>, Vec<_>) = batch.drain(..).map(|w| (w.entry, w.done)).unzip();
-            match self.write(entries).await {
-                Ok(first) => {
-                    for (number, done) in (first..).zip(done) {
-                        // Whoever gave up waiting needs no number.
-                        let _ = done.send(Ok(number));
-                    }
+    async fn run(mut self, mut waiting: Exit<Waiting>) {
+        while let Some(mut group) = waiting.take().await {
+            while !group.is_empty() {
+                let rest = group.split_off(group.len().min(MAX_BATCH));
+                let mut answers = Answers::default();
+                let mut entries = Vec::with_capacity(group.len());
+                for Waiting { entry, done, home } in std::mem::replace(&mut group, rest) {
+                    entries.push(entry);
+                    answers.add(home, done);
                 }
-                Err(error) => {
-                    tracing::error!(%error, entries = done.len(), "the audit log cannot be written");
-                    for done in done {
-                        let _ = done.send(Err(error.clone()));
+                match self.write(entries).await {
+                    Ok(first) => answers.send(|index| Ok(first + index as u64)),
+                    Err(error) => {
+                        tracing::error!(%error, entries = answers.len(), "the audit log cannot be written");
+                        answers.send(|_| Err(error.clone()));
                     }
                 }
             }

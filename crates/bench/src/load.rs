@@ -28,7 +28,7 @@ pub(crate) const SCAN_PARTS: u64 = 16;
 /// How long the server must be at rest before the next phase.
 const REST_AFTER_READS: Duration = Duration::from_millis(300);
 /// How long it must be at rest after writes: a store that compacts looks for work every few seconds.
-const REST_AFTER_WRITES: Duration = Duration::from_secs(6);
+const REST_AFTER_WRITES: Duration = Duration::from_secs(9);
 
 /// What makes the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

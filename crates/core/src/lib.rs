@@ -6,6 +6,8 @@ pub mod caller;
 pub mod clock;
 pub mod duration;
 pub mod error;
+pub mod gather;
+pub mod home;
 pub mod limits;
 pub mod names;
 

@@ -9,7 +9,9 @@
 mod background;
 mod cache;
 mod error;
+mod tidy;
 mod wal;
+mod writers;
 
 use std::fmt;
 use std::ops::Bound;
@@ -29,6 +31,7 @@ use slatedb::{
     CompactionFilterSupplier, Db, DbIterator, GarbageCollectorBuilder, IterationOrder, MergeOperator,
     SstBlockSize, WriteBatch, WriteHandle,
 };
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -36,8 +39,13 @@ pub use cache::BlockCache;
 pub use error::from_slatedb;
 pub use wal::rows;
 
-/// How long SlateDB waits between two looks at what others wrote; nobody else writes our databases.
-const POLL: Duration = Duration::from_secs(30);
+/// How long SlateDB waits between two looks at what others wrote. Nobody else writes our databases, but the compactor does:
+/// until its look a reader asks the files that were merged.
+const POLL: Duration = Duration::from_secs(3);
+/// How long the compactor waits between two looks for work.
+const COMPACT_POLL: Duration = Duration::from_secs(2);
+/// How long SlateDB waits between two searches for garbage.
+const GARBAGE_POLL: Duration = Duration::from_secs(30);
 /// How old a log or manifest must be before it is removed.
 const GARBAGE_MIN_AGE: Duration = Duration::from_secs(60);
 /// Bytes that a scan fetches ahead, per fetch.
@@ -82,18 +90,24 @@ impl fmt::Debug for EngineOptions {
 }
 
 fn settings(options: &EngineOptions, own_log: bool) -> Settings {
-    let garbage =
-        GarbageCollectorDirectoryOptions { interval: Some(POLL), min_age: GARBAGE_MIN_AGE, dry_run: false };
+    let garbage = GarbageCollectorDirectoryOptions {
+        interval: Some(GARBAGE_POLL),
+        min_age: GARBAGE_MIN_AGE,
+        dry_run: false,
+    };
     Settings {
         // Flushes are asked for by the committer; a tick would cost every idle table.
         flush_interval: None,
         manifest_poll_interval: POLL,
         l0_sst_size_bytes: options.memtable_bytes,
+        l0_max_ssts: tidy::MAX_NEW_FILES,
+        l0_max_ssts_per_key: tidy::MAX_NEW_FILES,
         max_unflushed_bytes: options.max_unflushed_bytes,
         min_filter_keys: 100,
         compactor_options: Some(CompactorOptions {
-            poll_interval: Duration::from_secs(5),
+            poll_interval: COMPACT_POLL,
             max_concurrent_compactions: 1,
+            scheduler_options: tidy::tiers(),
             worker: Some(CompactionWorkerOptions {
                 max_subcompactions: 1,
                 max_fetch_tasks: 2,
@@ -122,6 +136,7 @@ static NEXT_CACHE_ID: AtomicU64 = AtomicU64::new(1);
 /// One open database.
 pub struct Engine {
     db: Db,
+    writers: Handle,
     log: OpenLog,
     cache: Option<(Arc<BlockCache>, u64)>,
 }
@@ -187,11 +202,14 @@ impl Engine {
     /// The lock of the scope when its key is not usable, `DataLoss` when stored bytes were changed,
     /// and what the store answers.
     pub async fn open(store: Arc<dyn ObjectStore>, path: &str, options: EngineOptions) -> Result<Self> {
-        let init = wal::find(&store, path).await?;
+        let no_threads = |error| Error::internal("no threads to work on").because(error);
+        let writers = writers::handle().map_err(no_threads)?;
+        let init = wal::find(&store, path, writers.clone()).await?;
         let settings = settings(&options, init.is_some());
         let worker = settings.compactor_options.clone().unwrap_or_default();
         let mut builder = Db::builder(path, store.clone())
             .with_settings(settings.clone())
+            .with_write_runtime(writers.clone())
             .with_sst_block_size(SstBlockSize::Block16Kib);
         let core = init.as_ref().map(wal::Init::core);
         if let Some(init) = init {
@@ -200,11 +218,11 @@ impl Engine {
             let garbage = GarbageCollectorBuilder::new(path, store.clone()).with_options(garbage);
             builder = builder.with_gc_builder(garbage.with_wal_gc(collector)).with_wal_writer(Box::new(init));
         }
-        let background = background::runtime()
-            .map_err(|error| Error::internal("no threads to compact on").because(error))?;
+        let background = background::runtime().map_err(no_threads)?;
         let mut compactor = slatedb::CompactorBuilder::new(path, store)
             .with_options(worker)
             .with_runtime(background)
+            .with_scheduler_supplier(Arc::new(tidy::Tidy))
             .with_sst_block_size(SstBlockSize::Block16Kib);
         let cache = options.cache.map(|cache| (cache, NEXT_CACHE_ID.fetch_add(1, Ordering::Relaxed)));
         builder = match &cache {
@@ -237,7 +255,7 @@ impl Engine {
                 OpenLog::Slate { wanted, flusher }
             }
         };
-        Ok(Self { db, log, cache })
+        Ok(Self { db, writers, log, cache })
     }
 
     /// Applies a batch, atomically. Readers see it at once; see [`Committed::durable`].
@@ -309,6 +327,12 @@ impl Engine {
             .chain(runs)
             .map(|view| (view.sst.info.first_entry.clone().unwrap_or_default(), view.estimate_size()))
             .collect()
+    }
+
+    /// Where the database's writes are applied. Who gathers writes for it does so there, and spares wake-ups.
+    #[must_use]
+    pub fn writers(&self) -> &Handle {
+        &self.writers
     }
 
     /// The database itself.

@@ -10,6 +10,7 @@ use object_store::ObjectStore;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use slatedb::WriteBatch;
+use tokio::runtime::Handle;
 
 use crate::engine::{Engine, EngineOptions, from_slatedb};
 
@@ -135,6 +136,12 @@ impl Records {
             found.push((key.to_owned(), decode(key, &row.value)?));
         }
         Ok(found)
+    }
+
+    /// Where the records are written; see [`Engine::writers`].
+    #[must_use]
+    pub fn writers(&self) -> &Handle {
+        self.engine.writers()
     }
 
     /// Makes all durable and closes.

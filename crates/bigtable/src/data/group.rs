@@ -5,24 +5,20 @@
 //! Invariant: a write is answered once it is durable, and applied in the order in which writes came. The locks of its
 //! rows are held until readers of the latest state see it, also when whoever asked for the write has left.
 
-mod home;
-
 use std::sync::Arc;
 
 use bytes::Bytes;
+use claviger_core::gather::{Entrance, Exit, gather};
+use claviger_core::home::{Answers, Home};
 use claviger_core::{Error, Result};
 use claviger_sealed::engine::{Committed, Engine};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use slatedb::WriteBatch;
-use tokio::sync::{OwnedRwLockReadGuard, mpsc, oneshot};
-
-use home::{Answers, Home};
+use tokio::sync::{OwnedRwLockReadGuard, oneshot};
 
 /// Bytes that one batch of the engine aims at.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Writes that wait for the group under way; more wait at the door.
-const WAITING: usize = 1024;
 
 /// Encoded changes of rows, by key.
 pub(crate) type Rows = Vec<(Bytes, Bytes)>;
@@ -36,14 +32,14 @@ struct Write {
 }
 
 /// The way in to a tablet's group commit. Its task ends when this is dropped.
-pub(crate) struct Committer(mpsc::Sender<Write>);
+pub(crate) struct Committer(Entrance<Write>);
 
 impl Committer {
     /// Starts the task that commits to `engine`.
     pub(crate) fn start(engine: Arc<Engine>) -> Self {
-        let (sender, waiting) = mpsc::channel(WAITING);
-        tokio::spawn(commit_groups(engine, waiting));
-        Self(sender)
+        let (entrance, exit) = gather();
+        engine.writers().clone().spawn(commit_groups(engine, exit));
+        Self(entrance)
     }
 
     /// Writes changes and waits until they are durable.
@@ -54,42 +50,43 @@ impl Committer {
         let (done, answered) = oneshot::channel();
         let gone = || Error::internal("the tablet's writer has ended");
         let write = Write { rows, locks, done, home: Home::here() };
-        self.0.send(write).await.map_err(|_| gone())?;
+        self.0.enter(write).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
 
-async fn commit_groups(engine: Arc<Engine>, mut waiting: mpsc::Receiver<Write>) {
-    let mut group = Vec::with_capacity(WAITING);
+async fn commit_groups(engine: Arc<Engine>, mut waiting: Exit<Write>) {
     // What is applied and not durable yet. The log takes all of it with its next frame.
     let mut applied = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
-            Some((done, answers)) = applied.next() => Answers::send(answers, &done),
-            count = waiting.recv_many(&mut group, WAITING) => {
-                if count == 0 {
-                    break;
-                }
+            Some((done, answers)) = applied.next() => tell(answers, &done),
+            group = waiting.take() => {
+                let Some(group) = group else { break };
                 let mut answers = Answers::default();
-                match apply_group(&engine, group.drain(..), &mut answers).await {
+                match apply_group(&engine, group, &mut answers).await {
                     Ok(last) => applied.push(async move { (last.durable().await, answers) }),
-                    Err(error) => answers.send(&Err(error)),
+                    Err(error) => tell(answers, &Err(error)),
                 }
             }
         }
     }
     while let Some((done, answers)) = applied.next().await {
-        answers.send(&done);
+        tell(answers, &done);
     }
+}
+
+fn tell(answers: Answers<Result<()>>, done: &Result<()>) {
+    answers.send(|_| done.clone());
 }
 
 /// Shows a group to readers of the latest state. The log is written in order: once the last batch is durable, all
 /// are.
 async fn apply_group<'e>(
     engine: &'e Engine,
-    group: impl Iterator<Item = Write>,
-    answers: &mut Answers,
+    group: Vec<Write>,
+    answers: &mut Answers<Result<()>>,
 ) -> Result<Committed<'e>> {
     // All are answered, also when one cannot be applied.
     let mut rows = Vec::new();

@@ -22,6 +22,7 @@ use object_store::path::Path;
 use slatedb::wal::{
     SlateDbWalReaderBuilder, WalError, WalReader, WriterInit, WriterInitResult, WriterManifest,
 };
+use tokio::runtime::Handle;
 
 use crate::error::{from_store, is_taken_over, tamper};
 use crate::store::log::{Content, Log, LogQuestion, Segment};
@@ -35,15 +36,15 @@ use writer::Writer;
 /// an open never replays more than 256 MiB and a frame.
 const MAX_REPLAYED_SEGMENTS: usize = 16;
 
-/// The log of the database at `path`, when the store can keep one.
+/// The log of the database at `path`, when the store can keep one. It is written on `writers`.
 ///
 /// # Errors
 /// What the store answers, when it has logs that it cannot go on with.
-pub(super) async fn find(store: &Arc<dyn ObjectStore>, path: &str) -> Result<Option<Init>> {
+pub(super) async fn find(store: &Arc<dyn ObjectStore>, path: &str, writers: Handle) -> Result<Option<Init>> {
     let Some(logs) = LogQuestion::ask(store.as_ref()).await else { return Ok(None) };
     let Some(logs) = logs.map_err(from_store)? else { return Ok(None) };
     let log = logs.claim(path).await.map_err(from_store)?;
-    Ok(Some(Init { log, store: store.clone(), path: Path::from(path), core: Arc::default() }))
+    Ok(Some(Init { log, store: store.clone(), path: Path::from(path), core: Arc::default(), writers }))
 }
 
 /// An error of the stores as SlateDB's.
@@ -62,6 +63,7 @@ pub(super) struct Init {
     store: Arc<dyn ObjectStore>,
     path: Path,
     core: Arc<OnceLock<Arc<Core>>>,
+    writers: Handle,
 }
 
 impl Init {
@@ -140,7 +142,7 @@ impl WriterInit for Init {
         let core = Arc::new(Core::new(last_id, segments.iter().map(|segment| segment.first)));
         // There is one call of this for each `Init`; a second one would make a log of its own.
         let _ = self.core.set(core.clone());
-        tokio::spawn(pump::run(core.clone(), self.log.clone(), manifest.epoch()));
+        self.writers.spawn(pump::run(core.clone(), self.log.clone(), manifest.epoch()));
         Ok(WriterInitResult { replay_iterator, wal_writer: Box::new(Writer::new(core)) })
     }
 }

@@ -33,7 +33,7 @@ async fn write(store: &Arc<SealedStore>, key: &str, flush: bool) {
 
 async fn collect(store: &Arc<SealedStore>) {
     let store: Arc<dyn ObjectStore> = store.clone();
-    let init = find(&store, "db").await.unwrap().unwrap();
+    let init = find(&store, "db", Handle::current()).await.unwrap().unwrap();
     let at_once =
         GarbageCollectorDirectoryOptions { interval: None, min_age: Default::default(), dry_run: false };
     let options =
@@ -118,7 +118,8 @@ async fn a_segment_whose_delete_began_is_not_read_again_and_may_go_at_any_moment
     fs::write(&all[0], &old).unwrap();
     let store = open(dir.path()).await.unwrap();
     let left = segments(dir.path()).len() - 1;
-    let init = find(&(store.clone() as Arc<dyn ObjectStore>), "db").await.unwrap().unwrap();
+    let init =
+        find(&(store.clone() as Arc<dyn ObjectStore>), "db", Handle::current()).await.unwrap().unwrap();
     fs::remove_file(&all[0]).unwrap();
     assert_eq!(init.log.segments().await.unwrap().len(), left);
     assert_eq!(keys(&store).await, ["a", "b", "c", "d"]);
