@@ -240,6 +240,7 @@ impl Tablet {
             cache: Some(self.shared.cache.clone()),
             memtable_bytes: MEMTABLE_BYTES,
             max_unflushed_bytes: MAX_UNFLUSHED_BYTES,
+            own_thread: true,
         };
         let engine =
             Engine::open(store.clone(), DATABASE, options).await.map_err(|e| locked_or(&scope, e))?;

@@ -66,6 +66,8 @@ pub struct EngineOptions {
     pub memtable_bytes: usize,
     /// Bytes of writes in memory, sorted files under way included, at which writers must wait.
     pub max_unflushed_bytes: usize,
+    /// Whether writes go through a thread of their own, for many writers, or stay on the runtime that opens.
+    pub own_thread: bool,
 }
 
 impl Default for EngineOptions {
@@ -76,6 +78,7 @@ impl Default for EngineOptions {
             cache: None,
             memtable_bytes: 4 * 1024 * 1024,
             max_unflushed_bytes: 32 * 1024 * 1024,
+            own_thread: false,
         }
     }
 }
@@ -203,7 +206,8 @@ impl Engine {
     /// and what the store answers.
     pub async fn open(store: Arc<dyn ObjectStore>, path: &str, options: EngineOptions) -> Result<Self> {
         let no_threads = |error| Error::internal("no threads to work on").because(error);
-        let writers = writers::handle().map_err(no_threads)?;
+        let writers =
+            if options.own_thread { writers::handle().map_err(no_threads)? } else { Handle::current() };
         let init = wal::find(&store, path, writers.clone()).await?;
         let settings = settings(&options, init.is_some());
         let worker = settings.compactor_options.clone().unwrap_or_default();

@@ -235,15 +235,16 @@ impl Manager {
             return;
         }
         let _writing = scope.writing.lock().await;
-        if !scope.is_unsaved() {
-            return;
-        }
-        let record = scope.record();
-        match self.records.put(&record_key(scope.id()), &record).await {
-            Ok(()) => scope.saved(record.state),
-            // The state is in force and the next check writes it.
-            Err(error) => {
-                tracing::error!(scope = %scope.id(), %error, "a scope's state could not be written")
+        // Again when the state went on, or back, while it was written: whoever changed it may have seen nothing to write.
+        while scope.is_unsaved() {
+            let record = scope.record();
+            match self.records.put(&record_key(scope.id()), &record).await {
+                Ok(()) => scope.saved(record.state),
+                // The state is in force and the next check writes it.
+                Err(error) => {
+                    tracing::error!(scope = %scope.id(), %error, "a scope's state could not be written");
+                    return;
+                }
             }
         }
     }
