@@ -9,6 +9,8 @@
 mod background;
 mod cache;
 mod error;
+mod follow;
+mod succession;
 mod tidy;
 mod wal;
 mod writers;
@@ -16,7 +18,6 @@ mod writers;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,10 +30,11 @@ use slatedb::config::{
 use slatedb::wal::WalError;
 use slatedb::{
     CompactionFilterSupplier, Db, DbIterator, GarbageCollectorBuilder, IterationOrder, MergeOperator,
-    SstBlockSize, WriteBatch, WriteHandle,
+    SstBlockSize, SstReader, WriteBatch, WriteHandle,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinHandle;
 
 pub use cache::BlockCache;
@@ -133,15 +135,27 @@ fn settings(options: &EngineOptions, own_log: bool) -> Settings {
     }
 }
 
-/// Ids that keep the entries of one opened database apart in the shared cache; never reused.
-static NEXT_CACHE_ID: AtomicU64 = AtomicU64::new(1);
-
 /// One open database.
 pub struct Engine {
     db: Db,
     writers: Handle,
     log: OpenLog,
-    cache: Option<(Arc<BlockCache>, u64)>,
+    cache: Option<Cached>,
+}
+
+/// The part of the cache that is one database's.
+struct Cached {
+    cache: Arc<BlockCache>,
+    id: u64,
+    follower: JoinHandle<()>,
+}
+
+impl Cached {
+    /// Drops all of it.
+    fn forget(&self) {
+        self.follower.abort();
+        self.cache.forget(self.id);
+    }
 }
 
 /// How writes become durable.
@@ -223,14 +237,15 @@ impl Engine {
             builder = builder.with_gc_builder(garbage.with_wal_gc(collector)).with_wal_writer(Box::new(init));
         }
         let background = background::runtime().map_err(no_threads)?;
-        let mut compactor = slatedb::CompactorBuilder::new(path, store)
+        let (looks, seen) = unbounded_channel();
+        let mut compactor = slatedb::CompactorBuilder::new(path, store.clone())
             .with_options(worker)
-            .with_runtime(background)
-            .with_scheduler_supplier(Arc::new(tidy::Tidy))
+            .with_runtime(background.clone())
+            .with_scheduler_supplier(Arc::new(tidy::Tidy { looks: options.cache.is_some().then_some(looks) }))
             .with_sst_block_size(SstBlockSize::Block16Kib);
-        let cache = options.cache.map(|cache| (cache, NEXT_CACHE_ID.fetch_add(1, Ordering::Relaxed)));
+        let cache = options.cache.map(|cache| (cache.admit(), cache));
         builder = match &cache {
-            Some((cache, id)) => builder.with_db_cache(cache.clone(), *id),
+            Some((id, cache)) => builder.with_db_cache(cache.clone(), *id),
             None => builder.with_db_cache_disabled(),
         };
         if let Some(merge) = options.merge_operator {
@@ -259,6 +274,15 @@ impl Engine {
                 OpenLog::Slate { wanted, flusher }
             }
         };
+        let cache = cache.map(|(id, cache)| {
+            let log = match &log {
+                OpenLog::Own(core) => Some(core.clone()),
+                OpenLog::Slate { .. } => None,
+            };
+            let files = SstReader::new(path, store, None, None);
+            let follower = follow::Follower::new(db.clone(), log, files, cache.clone(), id);
+            Cached { cache, id, follower: background.spawn(follower.follow(seen)) }
+        });
         Ok(Self { db, writers, log, cache })
     }
 
@@ -324,11 +348,7 @@ impl Engine {
     #[must_use]
     pub fn files(&self) -> Vec<(Bytes, u64)> {
         let manifest = self.db.manifest();
-        let runs = manifest.compacted().iter().flat_map(|run| run.sst_views().iter());
-        manifest
-            .l0()
-            .iter()
-            .chain(runs)
+        tidy::views(&manifest)
             .map(|view| (view.sst.info.first_entry.clone().unwrap_or_default(), view.estimate_size()))
             .collect()
     }
@@ -369,8 +389,8 @@ impl Engine {
     async fn stop(&self, options: CloseOptions) -> Result<()> {
         self.log.stop_flusher();
         let closed = self.db.close_with_options(options).await.map_err(from_slatedb);
-        if let Some((cache, id)) = &self.cache {
-            cache.forget(*id);
+        if let Some(cached) = &self.cache {
+            cached.forget();
         }
         closed
     }
@@ -379,8 +399,8 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.log.stop_flusher();
-        if let Some((cache, id)) = &self.cache {
-            cache.forget(*id);
+        if let Some(cached) = &self.cache {
+            cached.forget();
         }
     }
 }

@@ -7,6 +7,7 @@
 //! settings, because what is merged in the middle of a rush is merged again after it.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use slatedb::VersionedManifest;
 use slatedb::compactor::{
@@ -14,7 +15,9 @@ use slatedb::compactor::{
     SizeTieredCompactionSchedulerSupplier, SourceId,
 };
 use slatedb::config::{CompactorOptions, SizeTieredCompactionSchedulerOptions};
+use slatedb::manifest::{SsTableHandle, SsTableId, SsTableView};
 use slatedb_common::clock::{DefaultSystemClock, SystemClock};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// For how many milliseconds at least no file must have been added.
 const SHORTEST_REST: i64 = 2_000;
@@ -27,19 +30,30 @@ pub(super) const MAX_NEW_FILES: usize = 12;
 /// How many times as large as all above it a run may be to be written again with them.
 const REACH: u64 = 4;
 /// Bytes from which it is worth a compaction.
-const WORTH: u64 = 1024 * 1024;
+pub(super) const WORTH: u64 = 1024 * 1024;
 
 /// The settings of the size tiers.
 pub(super) fn tiers() -> HashMap<String, String> {
     SizeTieredCompactionSchedulerOptions { min_compaction_sources: NEW_FILES, ..Default::default() }.into()
 }
 
-pub(super) struct Tidy;
+/// A look at the database, every [`super::COMPACT_POLL`]: the files that were merged away since the one before.
+pub(super) type Look = Vec<SsTableHandle>;
+
+pub(super) struct Tidy {
+    /// Who wants to know of looks, if somebody does.
+    pub(super) looks: Option<UnboundedSender<Look>>,
+}
 
 impl CompactionSchedulerSupplier for Tidy {
     fn compaction_scheduler(&self, options: &CompactorOptions) -> Box<dyn CompactionScheduler + Send + Sync> {
         let tiers = SizeTieredCompactionSchedulerSupplier::new().compaction_scheduler(options);
-        Box::new(Scheduler { tiers, clock: DefaultSystemClock::new() })
+        Box::new(Scheduler {
+            tiers,
+            clock: DefaultSystemClock::new(),
+            looks: self.looks.clone(),
+            files: Mutex::default(),
+        })
     }
 }
 
@@ -47,10 +61,33 @@ struct Scheduler {
     tiers: Box<dyn CompactionScheduler + Send + Sync>,
     /// The one that files get their ids from.
     clock: DefaultSystemClock,
+    looks: Option<UnboundedSender<Look>>,
+    /// The files at the last look.
+    files: Mutex<HashMap<SsTableId, SsTableHandle>>,
+}
+
+impl Scheduler {
+    /// Tells of the files that were there at the last look and are not any more.
+    fn look(&self, manifest: &VersionedManifest) {
+        let Some(looks) = &self.looks else { return };
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let now: HashMap<_, _> = views(manifest).map(|view| (view.sst.id, view.sst.clone())).collect();
+        let before = std::mem::replace(&mut *files, now);
+        let merged = before.into_values().filter(|file| !files.contains_key(&file.id)).collect();
+        // Nobody listens once the database is closed.
+        let _ = looks.send(merged);
+    }
+}
+
+/// All sorted files of a database, newest level first.
+pub(super) fn views(manifest: &VersionedManifest) -> impl Iterator<Item = &SsTableView> {
+    let runs = manifest.compacted().iter().flat_map(|run| run.sst_views().iter());
+    manifest.l0().iter().chain(runs)
 }
 
 impl CompactionScheduler for Scheduler {
     fn propose(&self, state: &CompactorStateView) -> Vec<CompactionSpec> {
+        self.look(state.manifest());
         let wanted = self.tiers.propose(state);
         let busy = state.compactions().is_some_and(|all| all.recent_compactions().any(|one| one.active()));
         if busy || !wanted.is_empty() || !is_at_rest(state.manifest(), self.clock.now().timestamp_millis()) {

@@ -58,6 +58,8 @@ struct State {
     rows: usize,
     written_id: u64,
     written_sequence: Option<u64>,
+    /// Bytes of all frames that were written since the log was opened.
+    written_bytes: u64,
     closed: Option<WalError>,
     /// Who waits for a sequence, and for a frame.
     writes: Vec<(u64, oneshot::Sender<()>)>,
@@ -114,6 +116,7 @@ impl Core {
             rows: 0,
             written_id: last_id,
             written_sequence: None,
+            written_bytes: 0,
             closed: None,
             writes: Vec::new(),
             flushes: Vec::new(),
@@ -152,6 +155,12 @@ impl Core {
         written.await.is_ok()
     }
 
+    /// The last sequence that is durable, if one was written since the log was opened, and the bytes of all that were.
+    pub(in crate::engine) fn progress(&self) -> (Option<u64>, u64) {
+        let state = self.lock();
+        (state.written_sequence, state.written_bytes)
+    }
+
     /// Takes what is to be written next: what was frozen, else what is pending.
     pub(super) fn take(&self, frozen_only: bool) -> Option<Body> {
         let mut state = self.lock();
@@ -170,6 +179,7 @@ impl Core {
             let mut state = self.lock();
             state.written_id = body.number;
             state.written_sequence = Some(body.last_sequence);
+            state.written_bytes = state.written_bytes.saturating_add(body.bytes.len() as u64);
             state.weight = state.weight.saturating_sub(body.weight());
             state.rows = state.rows.saturating_sub(body.rows);
             (state.status(), state.listeners.clone())
