@@ -1,4 +1,4 @@
-"""Callers of a server that asks for tokens: their keys, the server's file of them, and the credentials of official clients."""
+"""Callers of a server that asks for tokens: their keys, the server's file of them, the credentials of clients."""
 
 import base64
 import json

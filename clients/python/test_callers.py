@@ -158,8 +158,8 @@ def test_tokens_that_are_not_right_are_refused(world, key, transport):
         with refused("UNAUTHENTICATED") as caught:
             client.get_crypto_key(name=key, retry=None)
         assert "authentication credential" in caught.message, what
-        if token:
-            assert token.rpartition(".")[2][:40] not in caught.message or len(token) < 10, what
+        if token and len(token) > 100:
+            assert not any(part in caught.message for part in token.split(".") if len(part) > 10), what
         with refused("UNAUTHENTICATED"):
             client.encrypt(name=key, plaintext=b"x", retry=None)
     log = world.server.log()
@@ -240,7 +240,7 @@ def test_the_audit_log_names_who_used_a_key(world, key, project):
 
 def test_rows_need_a_role(world, project):
     ops = Bigtable(world.server.address, project, channel(world.server, world.own(world.ops)))
-    instance = ops.create_instance("i")
+    instance = ops.create_instance("instance")
     table = ops.create_table(instance, "t")
     app = Bigtable(world.server.address, project, channel(world.server, world.own(world.app)))
     reader = Bigtable(world.server.address, project, channel(world.server, world.own(world.reader)))
@@ -267,7 +267,7 @@ def test_rows_need_a_role(world, project):
     assert world.get(f"/v2/{table}:mutateRow", world.own(world.reader), "POST", json=mutate).status_code == 403
     # Google's client for rows sends no token in clear (BIGTABLE_EMULATOR_HOST), so it is not let in.
     with emulator_host(world.server.address), BigtableDataClient(project=project) as client:
-        with client.get_table("i", "t") as rows, pytest.raises(exceptions.Unauthenticated):
+        with client.get_table("instance", "t") as rows, pytest.raises(exceptions.Unauthenticated):
             rows.read_rows(ReadRowsQuery(), operation_timeout=5)
 
 
@@ -356,7 +356,8 @@ def test_what_is_open_and_what_is_not(world):
 
 def test_workers_are_known_by_a_name_that_nobody_guesses(world):
     call = channel(world.server).stream_stream("/org.apache.beam.model.fn_execution.v1.BeamFnControl/Control")
-    for metadata, code in ((), grpc.StatusCode.UNAUTHENTICATED), ((("worker_id", "w"),), grpc.StatusCode.PERMISSION_DENIED):
+    named = (("worker_id", "w"),)
+    for metadata, code in ((), grpc.StatusCode.UNAUTHENTICATED), (named, grpc.StatusCode.PERMISSION_DENIED):
         with pytest.raises(grpc.RpcError) as caught:
             list(call(iter(()), metadata=metadata, timeout=10))
         assert caught.value.code() == code
@@ -379,13 +380,15 @@ def test_the_token_endpoint_tells_what_is_wrong_with_a_request(world):
     told = reply.json()
     assert (told["token_type"], told["expires_in"]) == ("Bearer", 3600)
     with refused("NOT_FOUND"):
-        Bigtable(world.server.address, "p", channel(world.server, told["access_token"])).put("projects/p/instances/x/tables/t", b"r")
+        app = Bigtable(world.server.address, "p", channel(world.server, told["access_token"]))
+        app.put("projects/p/instances/x/tables/t", b"r")
+    stranger = world.nobody.token(f"{world.server.endpoint}/token", scope=scope)
     for form, error in (
         ({}, "invalid_request"),
         ({"grant_type": grant_type}, "invalid_request"),
         ({"grant_type": "password", "assertion": good}, "unsupported_grant_type"),
         ({"grant_type": grant_type, "assertion": "x"}, "invalid_grant"),
-        ({"grant_type": grant_type, "assertion": world.nobody.token(f"{world.server.endpoint}/token", scope=scope)}, "invalid_grant"),
+        ({"grant_type": grant_type, "assertion": stranger}, "invalid_grant"),
         ({"grant_type": grant_type, "assertion": world.own(world.app, scope=scope)}, "invalid_grant"),
         ({"grant_type": grant_type, "assertion": world.app.token(f"{world.server.endpoint}/token")}, "invalid_scope"),
         ({"grant_type": grant_type, "assertion": "a" * 40_000}, "invalid_request"),

@@ -1,7 +1,7 @@
 //! Tokens that were found right, by their hash.
 //!
-//! Invariant: no token is kept. An entry ends with its token and with the rules that it was found under; there is a limit
-//! to their number. The parts have locks of their own, so that connections do not wait for one another.
+//! Invariant: no token is kept. An entry ends with its token and with the rules that it was found under; there is a
+//! limit to their number. The parts have locks of their own, so that connections do not wait for one another.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,7 @@
 //! Access tokens of our own, given for assertions that service accounts sign (RFC 7523).
 //!
 //! ```text
-//! claviger1.BASE64URL({"sub": EMAIL, "key": BASE64URL(FINGERPRINT), "rights": BITS, "exp": SECONDS}).BASE64URL(ED25519)
+//! claviger1.BASE64URL({"sub": EMAIL, "key": FINGERPRINT, "rights": BITS, "exp": SECONDS}).BASE64URL(ED25519)
 //! ```
 //! Invariant: a token lives for an hour and not longer than the process, whose key signs it, and no longer than the
 //! account's key that signed the assertion is known. It is kept nowhere.

@@ -20,7 +20,8 @@ const MAX_AUDIENCES: usize = 16;
 /// A refusal: `the token ...`.
 pub(crate) fn wrong(why: &str) -> Error {
     let message = format!(
-        "Request had invalid authentication credentials: the token {why}. Expected a token of a caller that this server knows."
+        "Request had invalid authentication credentials: the token {why}. \
+         Expected a token of a caller that this server knows."
     );
     Error::new(ErrorKind::Unauthenticated, message)
 }
@@ -39,7 +40,9 @@ struct Header {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Claims {
     pub(crate) iss: String,
-    pub(crate) sub: String,
+    /// Assertions of Google's clients have none.
+    #[serde(default)]
+    pub(crate) sub: Option<String>,
     #[serde(default)]
     pub(crate) aud: Audiences,
     #[serde(deserialize_with = "seconds")]
@@ -124,8 +127,8 @@ impl<'a> Jwt<'a> {
         if header.crit.is_some() {
             return Err(wrong("demands what is not built (crit)"));
         }
-        let claims: Claims = serde_json::from_slice(&bytes(claims)?)
-            .map_err(|_| wrong("lacks a claim: iss, sub, iat, exp"))?;
+        let claims: Claims =
+            serde_json::from_slice(&bytes(claims)?).map_err(|_| wrong("lacks a claim: iss, iat, exp"))?;
         if claims.aud.all().len() > MAX_AUDIENCES {
             return Err(wrong("is for too many"));
         }

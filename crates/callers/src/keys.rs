@@ -1,8 +1,8 @@
-//! Sets of public keys, in the forms that they are published in: a JSON Web Key Set (RFC 7517), an object of key ids and
-//! certificates or keys in PEM as Google shows those of its service accounts, and PEM alone.
+//! Sets of public keys, in the forms that they are published in: a JSON Web Key Set (RFC 7517), an object of key ids
+//! and certificates or keys in PEM as Google shows those of its service accounts, and PEM alone.
 //!
-//! Invariant: a set has only keys that can be used here: RSA of 2048 bits and more, and P-256, to sign. A private key is
-//! refused, so that no one leaves it where it does not belong.
+//! Invariant: a set has only keys that can be used here: RSA of 2048 bits and more, and P-256, to sign. A private key
+//! is refused, so that no one leaves it where it does not belong.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! Who calls: tokens, the keys that they are signed with, and what their owners may ask for (docs/adr/0016).
 //!
-//! Invariant: who is not named by the file of callers gets nothing; what a token says of itself chooses among the keys of
-//! that file and nothing else. No token is kept, logged or repeated in an error; the cache knows them by their hash. No
-//! request waits for a network: all keys are in files.
+//! Invariant: who is not named by the file of callers gets nothing; what a token says of itself chooses among the
+//! keys of that file and nothing else. No token is kept, logged or repeated in an error; the cache knows them by
+//! their hash. No request waits for a network: all keys are in files.
 
 mod cache;
 mod file;
@@ -110,7 +110,8 @@ impl Callers {
     /// An access token for a service account that signed an assertion (RFC 7523).
     ///
     /// # Errors
-    /// `Unauthenticated` that says what is wrong with the assertion; `InvalidArgument` for scopes that give nothing here.
+    /// `Unauthenticated` that says what is wrong with the assertion; `InvalidArgument` for scopes that give nothing
+    /// here.
     pub fn exchange(&self, assertion: &str) -> Result<Issued> {
         let now = self.now();
         let grant = self.rules().check_assertion(assertion, now)?;

@@ -1,7 +1,7 @@
 //! What a caller may ask for, coarsely: a set of rights, from Google's roles, scopes and audiences.
 //!
-//! Invariant: a role, scope or audience that is not known gives nothing. A token has the rights of its owner within those
-//! of its scopes and of whom it is for, never more.
+//! Invariant: a role, scope or audience that is not known gives nothing. A token has the rights of its owner within
+//! those of its scopes and of whom it is for, never more.
 
 /// One thing that may be asked for. Keys have finer rules of their own, in the KMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

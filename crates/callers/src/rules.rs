@@ -74,6 +74,9 @@ impl Rules {
             Some(provider) => (provider.check(&jwt, now)?, Rights::ALL),
             None => {
                 let (email, _) = self.check_account(&jwt, now)?;
+                if jwt.claims.sub.is_none() {
+                    return Err(wrong("lacks a claim: sub"));
+                }
                 (format!("serviceAccount:{email}"), self.reach(&jwt.claims)?)
             }
         };
@@ -100,7 +103,7 @@ impl Rules {
         let email = principal::email(&jwt.claims.iss).ok_or_else(unknown)?;
         let keys = self.accounts.get(&email).ok_or_else(unknown)?;
         let key = jwt.verify(keys, LONGEST_SELF_SIGNED, now)?;
-        if jwt.claims.sub != jwt.claims.iss {
+        if jwt.claims.sub.as_ref().is_some_and(|sub| *sub != jwt.claims.iss) {
             return Err(wrong(
                 "is for another subject than who signed it: accounts speak for themselves alone",
             ));
@@ -194,7 +197,7 @@ impl Provider {
         });
         let named = match vouched {
             Some(address) => principal::of_email(address),
-            None => principal::of_subject(iss, sub),
+            None => sub.as_deref().and_then(|sub| principal::of_subject(iss, sub)),
         };
         named.ok_or_else(|| wrong("does not say whose it is in a form that this server takes"))
     }

@@ -225,7 +225,8 @@ fn an_identity_provider_vouches_for_its_subjects_and_for_addresses_of_its_domain
 fn an_assertion_is_exchanged_for_a_token_that_ends_with_its_key() {
     let world = World::new();
     let assertion = |more: Value| {
-        let mut base = json!({"aud": "https://oauth2.googleapis.com/token", "scope": ALL_SCOPES});
+        let mut base =
+            json!({"aud": "https://oauth2.googleapis.com/token", "scope": ALL_SCOPES, "sub": null});
         base.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         app(base)
     };
@@ -250,7 +251,9 @@ fn an_assertion_is_exchanged_for_a_token_that_ends_with_its_key() {
     let nothing = world.callers.exchange(&assertion(json!({"scope": "openid email"}))).unwrap_err();
     assert_eq!(nothing.kind(), ErrorKind::InvalidArgument);
     // An assertion is no token, but where it is for the same place as tokens are: it names another one.
-    assert!(world.refusal(&assertion(json!({}))).contains("audience"));
+    assert!(world.refusal(&assertion(json!({"sub": APP}))).contains("audience"));
+    assert!(world.refusal(&assertion(json!({}))).contains("lacks a claim: sub"));
+    assert!(world.callers.exchange(&assertion(json!({"sub": APP}))).is_ok());
     // Each changed byte is noticed.
     for at in 0..token.len() {
         let mut bytes = token.clone().into_bytes();

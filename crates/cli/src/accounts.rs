@@ -1,8 +1,8 @@
 //! `claviger iam` and `claviger auth`: keys of service accounts and the tokens that they sign, for those who have no
 //! `gcloud` that makes them.
 //!
-//! Invariant: a private key is written once, to a file that only its owner may read, and shown nowhere else. No server is
-//! asked: it knows an account by the public key that its operator gives it.
+//! Invariant: a private key is written once, to a file that only its owner may read, and shown nowhere else. No
+//! server is asked: it knows an account by the public key that its operator gives it.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! The token that a command shows to its server.
 //!
-//! Invariant: it is read from its file at each use, since tokens are short-lived, and is neither printed nor kept. It goes
-//! over TLS, or to this machine.
+//! Invariant: it is read from its file at each use, since tokens are short-lived, and is neither printed nor kept. It
+//! goes over TLS, or to this machine.
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,7 @@
 //! Signatures by ECDSA on P-256 with SHA-256: the `ES256` of JSON Web Tokens (RFC 7518). Only verified here.
 //!
-//! Invariant: a signature is the 64 bytes of RFC 7518, never DER, and nothing else is accepted under a key of this kind.
+//! Invariant: a signature is the 64 bytes of RFC 7518, never DER, and nothing else is accepted under a key of this
+//! kind.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 

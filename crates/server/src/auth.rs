@@ -1,9 +1,9 @@
 //! Who calls, and what they may ask for (docs/adr/0016).
 //!
-//! Invariant: every request passes [`Callers::admit`] before anything looks at it, and what it reaches asks again for the
-//! right that it needs; a request without an identity has none. A server without a file of callers listens on loopback
-//! only (the configuration refuses anything else), so whoever reaches it is the local administrator: no header changes
-//! that. What is open to everybody is named in [`is_open`] and in `methods.rs`, and nowhere else.
+//! Invariant: every request passes [`Callers::admit`] before anything looks at it, and what it reaches asks again for
+//! the right that it needs; a request without an identity has none. A server without a file of callers listens on
+//! loopback only (the configuration refuses anything else), so whoever reaches it is the local administrator: no
+//! header changes that. What is open to everybody is named in [`is_open`] and in `methods.rs`, and nowhere else.
 
 mod exchange;
 mod methods;
@@ -104,7 +104,8 @@ fn identify(callers: &claviger_callers::Callers, headers: &HeaderMap) -> Result<
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or_else(refusal::missing)?;
     let wrong = || {
-        let message = "Request had invalid authentication credentials: the header authorization is to be 'Bearer TOKEN', once.";
+        let message = "Request had invalid authentication credentials: the header authorization is to be \
+            'Bearer TOKEN', once.";
         Error::new(ErrorKind::Unauthenticated, message)
     };
     let (scheme, token) = value.as_bytes().split_at_checked(BEARER.len()).ok_or_else(wrong)?;
@@ -150,7 +151,8 @@ impl Identity {
             Self::Known(known) => &known.caller.principal,
         };
         Err(Error::permission_denied(format!(
-            "Permission denied on {what}: no role of {principal} gives it on this server, or the scopes or the audience of the token do not."
+            "Permission denied on {what}: no role of {principal} gives it on this server, \
+             or the scopes or the audience of the token do not."
         )))
     }
 

@@ -1,5 +1,5 @@
-//! `POST /token`: an access token for an assertion that a service account signed (RFC 7523), as Google's clients ask for
-//! one at the `token_uri` of their credentials.
+//! `POST /token`: an access token for an assertion that a service account signed (RFC 7523), as Google's clients ask
+//! for one at the `token_uri` of their credentials.
 //!
 //! Invariant: neither the assertion nor the token is logged, kept, or repeated in an error.
 

@@ -1,6 +1,7 @@
 //! Which right each gRPC method needs, over gRPC and over REST.
 //!
-//! Invariant: a method of a service that is not named here is for administrators alone. A test looks that all are named.
+//! Invariant: a method of a service that is not named here is for administrators alone. A test looks that all are
+//! named.
 
 use std::task::{Context, Poll};
 
