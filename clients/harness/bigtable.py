@@ -63,12 +63,12 @@ def delete_row():
 
 
 class Bigtable:
-    """The three gapic clients over one insecure channel, retries off where a test looks at one request."""
+    """The three gapic clients over one channel in clear, retries off where a test looks at one request."""
 
-    def __init__(self, address, project):
+    def __init__(self, address, project, channel=None):
         self.address = address
         self.project = project
-        self.channel = grpc.insecure_channel(address, options=OPTIONS)
+        self.channel = channel or grpc.insecure_channel(address, options=OPTIONS)
         self.instances = BigtableInstanceAdminClient(
             transport=BigtableInstanceAdminGrpcTransport(channel=self.channel)
         )

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a command is here when it is built. Each group's own arguments live beside what they start.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -48,6 +50,9 @@ pub(crate) struct Global {
     /// The server
     #[arg(long, global = true, value_name = "URL", env = "CLAVIGER_ENDPOINT", default_value = DEFAULT_ENDPOINT)]
     pub(crate) endpoint: String,
+    /// A file whose first line is shown to the server as a bearer token, read at each use
+    #[arg(long, global = true, value_name = "FILE", env = "CLAVIGER_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// The project of names that do not say one
     #[arg(long, global = true, value_name = "ID", env = "CLAVIGER_PROJECT", default_value = DEFAULT_PROJECT)]
     pub(crate) project: String,
@@ -95,6 +100,12 @@ pub(crate) enum Command {
     Seal(crate::seal::Command),
     /// Open the keys of a server that started sealed
     Unseal(crate::seal::Unseal),
+    /// Service accounts and the keys that they sign with
+    #[command(subcommand)]
+    Iam(crate::accounts::Iam),
+    /// Tokens to show to a server
+    #[command(subcommand)]
+    Auth(crate::accounts::Auth),
     /// External keys: a key manager to keep them in, and its switches
     #[command(subcommand)]
     Ekm(crate::ekm::Command),

@@ -22,12 +22,14 @@ use claviger_proto::google::logging::v2::logging_service_v2_client::LoggingServi
 use claviger_proto::google::longrunning::operations_client::OperationsClient;
 use claviger_proto::google::longrunning::{GetOperationRequest, Operation, operation};
 use prost::{Message, Name};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::args::Global;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::progress::Progress;
+use crate::token::Token;
 
 /// How long to wait for a connection.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,7 +50,11 @@ pub(crate) struct Session {
     /// Where the server is: `http://HOST:PORT`.
     pub(crate) url: String,
     channel: Channel,
+    token: Token,
 }
+
+/// A connection that shows the token with each request.
+pub(crate) type Wire = InterceptedService<Channel, Token>;
 
 impl Session {
     /// Connects.
@@ -57,6 +63,7 @@ impl Session {
     /// When the URL is wrong or nothing answers there.
     pub(crate) async fn connect(global: Global) -> Result<Self, Failure> {
         let url = url(&global.endpoint)?;
+        let token = Token::new(global.token_file.as_deref(), &url)?;
         let endpoint = Endpoint::from_shared(url.clone())
             .map_err(|_| Failure::usage(format!("'{url}' is not a URL")))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -66,82 +73,87 @@ impl Session {
             endpoint.connect().await.map_err(|error| Failure::unreachable(&url, &innermost(&error)))?;
         let out = Output { format: global.format };
         let project = crate::names::project(&global.project)?.project().to_owned();
-        Ok(Self { project, out, quiet: global.quiet, url, channel })
+        Ok(Self { project, out, quiet: global.quiet, url, channel, token })
+    }
+
+    /// The connection, with the token.
+    fn wire(&self) -> Wire {
+        InterceptedService::new(self.channel.clone(), self.token.clone())
     }
 
     /// The key management service.
-    pub(crate) fn kms(&self) -> KeyManagementServiceClient<Channel> {
-        KeyManagementServiceClient::new(self.channel.clone())
+    pub(crate) fn kms(&self) -> KeyManagementServiceClient<Wire> {
+        KeyManagementServiceClient::new(self.wire())
     }
 
     /// Connections to external key managers.
-    pub(crate) fn ekm(&self) -> EkmServiceClient<Channel> {
-        EkmServiceClient::new(self.channel.clone())
+    pub(crate) fn ekm(&self) -> EkmServiceClient<Wire> {
+        EkmServiceClient::new(self.wire())
     }
 
     /// Places where keys can be.
-    pub(crate) fn locations(&self) -> LocationsClient<Channel> {
-        LocationsClient::new(self.channel.clone())
+    pub(crate) fn locations(&self) -> LocationsClient<Wire> {
+        LocationsClient::new(self.wire())
     }
 
     /// Policies of key rings and keys.
-    pub(crate) fn policies(&self) -> IamPolicyClient<Channel> {
-        IamPolicyClient::new(self.channel.clone())
+    pub(crate) fn policies(&self) -> IamPolicyClient<Wire> {
+        IamPolicyClient::new(self.wire())
     }
 
     /// Projects.
-    pub(crate) fn projects(&self) -> ProjectsClient<Channel> {
-        ProjectsClient::new(self.channel.clone())
+    pub(crate) fn projects(&self) -> ProjectsClient<Wire> {
+        ProjectsClient::new(self.wire())
     }
 
     /// Instances and clusters.
-    pub(crate) fn instances(&self) -> BigtableInstanceAdminClient<Channel> {
-        BigtableInstanceAdminClient::new(self.channel.clone())
+    pub(crate) fn instances(&self) -> BigtableInstanceAdminClient<Wire> {
+        BigtableInstanceAdminClient::new(self.wire())
     }
 
     /// Tables.
-    pub(crate) fn tables(&self) -> BigtableTableAdminClient<Channel> {
-        BigtableTableAdminClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    pub(crate) fn tables(&self) -> BigtableTableAdminClient<Wire> {
+        BigtableTableAdminClient::new(self.wire()).max_decoding_message_size(usize::MAX)
     }
 
     /// Rows.
-    pub(crate) fn rows(&self) -> BigtableClient<Channel> {
-        BigtableClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    pub(crate) fn rows(&self) -> BigtableClient<Wire> {
+        BigtableClient::new(self.wire()).max_decoding_message_size(usize::MAX)
     }
 
     /// Jobs of pipelines.
-    pub(crate) fn jobs(&self) -> JobsV1Beta3Client<Channel> {
-        JobsV1Beta3Client::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    pub(crate) fn jobs(&self) -> JobsV1Beta3Client<Wire> {
+        JobsV1Beta3Client::new(self.wire()).max_decoding_message_size(usize::MAX)
     }
 
     /// What jobs say.
-    pub(crate) fn job_messages(&self) -> MessagesV1Beta3Client<Channel> {
-        MessagesV1Beta3Client::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    pub(crate) fn job_messages(&self) -> MessagesV1Beta3Client<Wire> {
+        MessagesV1Beta3Client::new(self.wire()).max_decoding_message_size(usize::MAX)
     }
 
     /// What jobs measure.
-    pub(crate) fn job_metrics(&self) -> MetricsV1Beta3Client<Channel> {
-        MetricsV1Beta3Client::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    pub(crate) fn job_metrics(&self) -> MetricsV1Beta3Client<Wire> {
+        MetricsV1Beta3Client::new(self.wire()).max_decoding_message_size(usize::MAX)
     }
 
     /// Beam's own service for jobs.
-    pub(crate) fn beam_jobs(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel.clone())
+    pub(crate) fn beam_jobs(&self) -> JobServiceClient<Wire> {
+        JobServiceClient::new(self.wire())
     }
 
     /// Beam's service that takes the files of jobs.
-    pub(crate) fn staging(&self) -> ArtifactStagingServiceClient<Channel> {
-        ArtifactStagingServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    pub(crate) fn staging(&self) -> ArtifactStagingServiceClient<Wire> {
+        ArtifactStagingServiceClient::new(self.wire()).max_decoding_message_size(usize::MAX)
     }
 
     /// Logs.
-    pub(crate) fn logging(&self) -> LoggingServiceV2Client<Channel> {
-        LoggingServiceV2Client::new(self.channel.clone())
+    pub(crate) fn logging(&self) -> LoggingServiceV2Client<Wire> {
+        LoggingServiceV2Client::new(self.wire())
     }
 
     /// Organization policies.
-    pub(crate) fn org_policies(&self) -> OrgPolicyClient<Channel> {
-        OrgPolicyClient::new(self.channel.clone())
+    pub(crate) fn org_policies(&self) -> OrgPolicyClient<Wire> {
+        OrgPolicyClient::new(self.wire())
     }
 
     /// Waits until an operation is done and gives its result.
@@ -154,7 +166,7 @@ impl Session {
         doing: &str,
     ) -> Result<M, Failure> {
         let _progress = Progress::spinner(self.quiet, doing);
-        let mut operations = OperationsClient::new(self.channel.clone());
+        let mut operations = OperationsClient::new(self.wire());
         let mut pause = FIRST_WAIT;
         while !operation.done {
             tokio::time::sleep(pause).await;
@@ -237,6 +249,7 @@ mod tests {
             project: "p".into(),
             format: crate::output::Format::Table,
             quiet: true,
+            token_file: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let text = runtime.block_on(Session::connect(global)).unwrap_err().text();

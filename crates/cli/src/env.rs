@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is printed can be given to the shell's `eval` whatever the values hold.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -46,13 +46,22 @@ enum Shell {
 pub(crate) fn run(global: &Global, options: &Options) -> Result<(), Failure> {
     let url = crate::client::url(&global.endpoint)?;
     let project = crate::names::project(&global.project)?;
-    let variables = variables(&url, project.project(), settings_folder());
+    let token_file = global
+        .token_file
+        .as_deref()
+        .map(std::path::absolute)
+        .transpose()
+        .map_err(|error| Failure::local(format!("there is no working directory: {error}")))?;
+    let variables = variables(&url, project.project(), settings_folder(), token_file.as_deref());
+    if token_file.is_some() && !global.quiet {
+        crate::output::say(&needed(&url));
+    }
     crate::output::write_text(&written(&variables, options.shell))
 }
 
 /// The environment of programs that use Google's and Beam's libraries.
 pub(crate) fn for_programs(url: &str, project: &str) -> Vec<(String, String)> {
-    let mut variables = variables(url, project, PathBuf::new());
+    let mut variables = variables(url, project, PathBuf::new(), None);
     variables.retain(|(name, _)| !name.starts_with("CLOUDSDK_"));
     variables
 }
@@ -65,7 +74,7 @@ fn settings_folder() -> PathBuf {
 }
 
 /// The environment of tools that are to talk to the server at `url`.
-fn variables(url: &str, project: &str, settings: PathBuf) -> Vec<(String, String)> {
+fn variables(url: &str, project: &str, settings: PathBuf, token: Option<&Path>) -> Vec<(String, String)> {
     let address = url.trim_start_matches("http://");
     let mut variables = vec![
         ("CLAVIGER_ENDPOINT".to_owned(), url.to_owned()),
@@ -75,15 +84,29 @@ fn variables(url: &str, project: &str, settings: PathBuf) -> Vec<(String, String
         ("STORAGE_EMULATOR_HOST".to_owned(), url.to_owned()),
         ("CLOUDSDK_CONFIG".to_owned(), settings.to_string_lossy().into_owned()),
         ("CLOUDSDK_CORE_PROJECT".to_owned(), project.to_owned()),
-        ("CLOUDSDK_AUTH_DISABLE_CREDENTIALS".to_owned(), "true".to_owned()),
         ("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING".to_owned(), "true".to_owned()),
         ("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK".to_owned(), "true".to_owned()),
     ];
+    match token {
+        // gcloud reads it at each use, as we do.
+        Some(file) => variables.extend(
+            ["CLAVIGER_TOKEN_FILE", "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE"]
+                .map(|name| (name.to_owned(), file.to_string_lossy().into_owned())),
+        ),
+        None => variables.push(("CLOUDSDK_AUTH_DISABLE_CREDENTIALS".to_owned(), "true".to_owned())),
+    }
     for service in SERVICES {
         variables.push((format!("CLOUDSDK_API_ENDPOINT_OVERRIDES_{service}"), format!("{url}/")));
     }
     variables.push(("CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE".to_owned(), format!("{url}/storage/v1/")));
     variables
+}
+
+/// What no variable says of a server that asks for tokens.
+fn needed(url: &str) -> String {
+    format!(
+        "Google's libraries take credentials beside these: a service account's key as GOOGLE_APPLICATION_CREDENTIALS, with {url}/token as its token_uri."
+    )
 }
 
 fn written(variables: &[(String, String)], shell: Shell) -> String {
@@ -115,7 +138,7 @@ mod tests {
     use super::*;
 
     fn example() -> Vec<(String, String)> {
-        variables("http://127.0.0.1:9801", "birds", "/home/ada/it's here".into())
+        variables("http://127.0.0.1:9801", "birds", "/home/ada/it's here".into(), None)
     }
 
     #[test]
@@ -136,6 +159,15 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_token_takes_the_place_of_no_credentials() {
+        let made = variables("http://h:1", "p", PathBuf::new(), Some(Path::new("/run/token")));
+        let text = written(&made, Shell::Sh);
+        assert!(text.contains("export CLAVIGER_TOKEN_FILE=/run/token\n"), "{text}");
+        assert!(text.contains("export CLOUDSDK_AUTH_ACCESS_TOKEN_FILE=/run/token\n"), "{text}");
+        assert!(!text.contains("DISABLE_CREDENTIALS"), "{text}");
     }
 
     #[test]

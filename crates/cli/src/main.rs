@@ -8,6 +8,7 @@
     reason = "doc comments of arguments are help texts, where brackets mean optional"
 )]
 
+mod accounts;
 mod args;
 mod audit;
 mod bigtable;
@@ -28,6 +29,7 @@ mod progress;
 mod seal;
 mod serve;
 mod storage;
+mod token;
 
 use std::process::ExitCode;
 
@@ -53,6 +55,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(options) => serve::run(&options),
         Command::Ekm(command) => ekm::run(&cli.global, command),
+        Command::Iam(command) => accounts::iam(&cli.global, command),
+        Command::Auth(command) => accounts::auth(&cli.global, &command),
         Command::Env(options) => env::run(&cli.global, &options),
         Command::Completions { shell } => {
             let mut script = Vec::new();

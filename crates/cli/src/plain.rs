@@ -5,7 +5,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Body;
@@ -16,6 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use crate::args::Global;
 use crate::client::{CONNECT_TIMEOUT, innermost};
 use crate::failure::Failure;
+use crate::token::Token;
 
 /// A client that connects at its first request.
 pub(crate) fn client<B>() -> Client<HttpConnector, B>
@@ -38,6 +39,7 @@ pub(crate) fn lost(url: &str, error: &Error) -> Failure {
 /// The connection to a server.
 pub(crate) struct Plain {
     url: String,
+    token: Token,
     client: Client<HttpConnector, Full<Bytes>>,
     /// The most of an answer, bytes.
     limit: usize,
@@ -55,7 +57,9 @@ impl Plain {
     /// # Errors
     /// Usage: the URL is wrong.
     pub(crate) fn new(global: &Global, limit: usize) -> Result<Self, Failure> {
-        Ok(Self { url: crate::client::url(&global.endpoint)?, client: client(), limit })
+        let url = crate::client::url(&global.endpoint)?;
+        let token = Token::new(global.token_file.as_deref(), &url)?;
+        Ok(Self { url, token, client: client(), limit })
     }
 
     /// Sends a request, with JSON or nothing; gives the answer, whatever its status.
@@ -68,7 +72,11 @@ impl Plain {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Failure> {
-        let request = Request::builder()
+        let mut request = Request::builder();
+        if let Some(token) = self.token.header()? {
+            request = request.header(AUTHORIZATION, token);
+        }
+        let request = request
             .method(method)
             .uri(format!("{}{path}", self.url))
             .header(CONTENT_TYPE, "application/json")

@@ -65,6 +65,10 @@ struct Told {
     /// Where to listen; port 0 takes a free one [default: 127.0.0.1:9700]
     #[arg(long, value_name = "HOST:PORT", env = "CLAVIGER_LISTEN")]
     listen: Option<String>,
+    /// A file, in TOML, of who may call: service accounts, identity providers, administrators and roles [default: on
+    /// loopback, everybody as the administrator]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_CALLERS")]
+    callers: Option<PathBuf>,
     /// The services to run, parted by commas: kms, bigtable, storage, dataflow [default: all]
     #[arg(long, value_name = "LIST", env = "CLAVIGER_SERVICES", value_delimiter = ',')]
     services: Option<Vec<String>>,
@@ -330,6 +334,7 @@ fn merged(first: &Told, second: &Told) -> Result<ServeConfig, Failure> {
     Ok(ServeConfig {
         data_dir: told!(data_dir).unwrap_or(default.data_dir),
         kms_dir: told!(kms_dir),
+        callers: told!(callers),
         listen: told!(listen).map(|text| address(&text)).transpose()?.unwrap_or(default.listen),
         services,
         kms_url: told!(kms),

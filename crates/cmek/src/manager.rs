@@ -175,8 +175,7 @@ impl Manager {
             locked_since: None,
         };
         let secret = random_key()?;
-        let caller =
-            Caller { principal: record.principal.clone(), context: audit_context(&record, &spec.id) };
+        let caller = Caller::new(record.principal.clone()).within(audit_context(&record, &spec.id));
         let aad = wrapping_aad(&spec.id, FIRST_GENERATION);
         let plaintext = SecretBytes::new(secret.expose().to_vec());
         let wrapped = self.answer_in_time(self.kms.encrypt(&caller, &record.key, &plaintext, &aad)).await?;

@@ -202,7 +202,7 @@ impl Scope {
             principal: record.principal.clone(),
             resource: record.resource.clone(),
         };
-        let caller = Caller { principal: record.principal.clone(), context: audit_context(&record, &id) };
+        let caller = Caller::new(record.principal.clone()).within(audit_context(&record, &id));
         // Checks are the service's own work; they come of no request.
         let caller = caller.with(ACCESS_REASON, AccessReason::GoogleInitiatedSystemOperation.as_str());
         let version = &record.current_generation()?.version;

@@ -10,6 +10,9 @@ pub struct Caller {
     pub principal: String,
     /// Free labels for the audit entry: the resource that the key protects, a job's id.
     pub context: BTreeMap<String, String>,
+    /// Whether no policy binds them. Not told by the name: only [`Self::local_admin`] and whoever checked an identity
+    /// say so.
+    administrator: bool,
 }
 
 impl Caller {
@@ -18,13 +21,30 @@ impl Caller {
 
     /// A caller known by its IAM member name, without context.
     pub fn new(principal: impl Into<String>) -> Self {
-        Self { principal: principal.into(), context: BTreeMap::new() }
+        Self { principal: principal.into(), context: BTreeMap::new(), administrator: false }
+    }
+
+    /// An administrator known by its IAM member name: no policy binds them.
+    pub fn administrator(principal: impl Into<String>) -> Self {
+        Self { administrator: true, ..Self::new(principal) }
     }
 
     /// The named local administrator (see [`Self::LOCAL_ADMIN`]).
     #[must_use]
     pub fn local_admin() -> Self {
-        Self::new(Self::LOCAL_ADMIN)
+        Self::administrator(Self::LOCAL_ADMIN)
+    }
+
+    /// Whether no policy binds them.
+    #[must_use]
+    pub fn is_administrator(&self) -> bool {
+        self.administrator
+    }
+
+    /// The same caller with all of a context.
+    #[must_use]
+    pub fn within(self, context: BTreeMap<String, String>) -> Self {
+        Self { context, ..self }
     }
 
     /// Adds one label to the context.
@@ -32,5 +52,17 @@ impl Caller {
     pub fn with(mut self, label: &str, value: impl Into<String>) -> Self {
         self.context.insert(label.to_owned(), value.into());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_makes_no_one_an_administrator() {
+        assert!(!Caller::new(Caller::LOCAL_ADMIN).is_administrator());
+        assert!(Caller::local_admin().with("job", "7").is_administrator());
+        assert!(Caller::administrator("user:ada@example.com").within(BTreeMap::new()).is_administrator());
     }
 }

@@ -10,12 +10,14 @@ mod crc;
 mod digest;
 pub mod ed25519;
 mod error;
+pub mod es256;
 mod random;
 mod secret;
 
 pub mod passphrase;
 pub mod rs256;
 pub mod tls;
+pub mod verifying;
 pub mod wrapping;
 
 pub use crc::crc32c;

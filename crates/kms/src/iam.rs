@@ -23,6 +23,8 @@ pub(crate) const USE_CONNECTION: &str = "cloudkms.ekmConnections.use";
 const MAX_BINDINGS: usize = 1500;
 /// Members of all bindings of one policy, at most.
 const MAX_MEMBERS: usize = 1500;
+/// Bytes of a member's name after its kind, at most: an issuer and a subject, or an address.
+const MAX_MEMBER_NAME: usize = 512;
 /// The etag of a policy that was never set, as Google's.
 const EMPTY_ETAG: [u8; 3] = [0x00, 0x20, 0x01];
 
@@ -126,11 +128,12 @@ fn check_member(member: &str) -> Result<()> {
         return Ok(());
     }
     let (kind, name) = member.split_once(':').ok_or_else(wrong)?;
-    let name_fits = !name.is_empty() && name.len() <= 254 && !name.contains(char::is_whitespace);
+    let name_fits = !name.is_empty() && name.len() <= MAX_MEMBER_NAME && !name.contains(char::is_whitespace);
     match kind {
         _ if !name_fits => Err(wrong()),
         "user" | "serviceAccount" if name.contains('@') => Ok(()),
         "domain" => Ok(()),
+        "principal" if name.starts_with("//") && name.contains("/subject/") => Ok(()),
         "group" | "principal" | "principalSet" | "deleted" | "projectOwner" | "projectEditor"
         | "projectViewer" => {
             Err(Error::unimplemented(format!("Members of the kind '{kind}' are not built.")))
@@ -146,6 +149,8 @@ fn is_member(member: &str, principal: &str) -> bool {
             let user = principal.strip_prefix("user:").and_then(|user| user.rsplit_once('@'));
             user.is_some_and(|(_, of)| of.eq_ignore_ascii_case(domain))
         }
+        // What a subject is called is its issuer's to say.
+        Some(("principal", _)) => member == principal,
         Some(_) => member.eq_ignore_ascii_case(principal),
     }
 }
@@ -291,6 +296,9 @@ mod tests {
             ("domain:example.com", "user:ada@example.com", true),
             ("domain:example.com", "user:ada@other.com", false),
             ("domain:example.com", "user:ada@notexample.com", false),
+            ("principal://idp/subject/a", "principal://idp/subject/a", true),
+            ("principal://idp/subject/a", "principal://idp/subject/A", false),
+            ("domain:example.com", "principal://idp/subject/ada@example.com", false),
             ("allUsers", "user:x@y", true),
             ("allAuthenticatedUsers", "serviceAccount:x@y", true),
         ] {
@@ -303,6 +311,9 @@ mod tests {
         let old = Policy::default();
         let kind = |policy: Policy| policy.replacing(&old).unwrap_err().kind();
         assert_eq!(kind(Policy::granting("roles/unheard.of", "user:a@b")), ErrorKind::InvalidArgument);
+        let bare = "principal:a@b";
+        assert_eq!(kind(Policy::granting(BOTH, bare)), ErrorKind::Unimplemented);
+        assert!(Policy::granting(BOTH, "principal://idp/subject/repo:a/b").replacing(&old).is_ok());
         for member in ["ada", "user:", "user:ada", "robot:a@b", "user:a b@c"] {
             assert_eq!(kind(Policy::granting(BOTH, member)), ErrorKind::InvalidArgument, "{member}");
         }

@@ -317,7 +317,7 @@ fn may(index: &Index, caller: &Caller, permission: &str, on: On<'_>) -> bool {
     let key = || on.key().and_then(|key| index.keys.get(key.as_str()));
     let job = || on.job().and_then(|job| index.jobs.get(job.as_str()));
     let connection = || on.connection().and_then(|name| index.connections.get(name.as_str()));
-    principal == Caller::LOCAL_ADMIN
+    caller.is_administrator()
         || job().is_some_and(|job| job.policy.grants(principal, permission))
         || connection().is_some_and(|entry| entry.policy.grants(principal, permission))
         || key().is_some_and(|key| key.record.policy.grants(principal, permission))

@@ -19,6 +19,7 @@ use claviger_proto::google::longrunning::operations_server::OperationsServer;
 use tokio::runtime::Handle;
 use tonic::service::Routes;
 
+use crate::auth::Guarded;
 use crate::beam::fn_api::FnApi;
 use crate::beam::jobs::JobApi;
 use crate::bigtable::{DataApi, InstanceAdminApi, TableAdminApi};
@@ -77,7 +78,7 @@ impl Front {
             DataflowApi::new(jobs.dataflow.clone(), jobs.defaults.clone(), services.clock.clone())
                 .add_to(&mut routes);
         }
-        let grpc = routes.routes().prepare().into_axum_router();
+        let grpc = Guarded(routes.routes().prepare().into_axum_router());
         let pool = claviger_proto::pool();
         let rest = Arc::new(Rest::new(pool, grpc.clone()));
         Ok(Self {

@@ -13,6 +13,8 @@ pub struct ServeConfig {
     pub data_dir: PathBuf,
     /// Where the KMS keeps its state; `<data_dir>-keys` when none is named.
     pub kms_dir: Option<PathBuf>,
+    /// The file of callers (see `claviger_callers`). Without one, whoever reaches the server is its administrator.
+    pub callers: Option<PathBuf>,
     /// Where to listen. Port 0 takes a free one.
     pub listen: SocketAddr,
     /// The services to run, by name; see [`ServeConfig::SERVICES`].
@@ -144,6 +146,7 @@ impl Default for ServeConfig {
         Self {
             data_dir: "./claviger-data".into(),
             kms_dir: None,
+            callers: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 9700)),
             services: Self::SERVICES.map(str::to_owned).to_vec(),
             kms_url: None,

@@ -11,13 +11,13 @@ use axum::body::Body;
 use bytes::Bytes;
 use claviger_audit::AuditLog;
 use claviger_audit::tlog::{CHECKPOINT_PATH, MAX_NOTE_BYTES, Source as _, VerifierKey};
+use claviger_callers::Right;
 use claviger_core::{Error, ErrorKind, Result};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
-use tonic::metadata::MetadataMap;
 
 use crate::auth;
 use crate::status;
@@ -113,9 +113,9 @@ impl EvidenceApi {
         Ok(reply(kept.note.to_string().into(), TEXT, FRESH))
     }
 
-    /// The rule of the Logging API: whoever is known may read.
+    /// The rule of the Logging API: whoever may read the log's entries.
     fn admit(&self, parts: &Parts) -> Result<()> {
-        auth::caller(&MetadataMap::from_headers(parts.headers.clone())).map(drop)
+        auth::allow(&parts.extensions, Right::Logs, "the audit log")
     }
 }
 
@@ -134,6 +134,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::*;
+    use crate::auth::Identity;
 
     async fn api(entries: usize) -> EvidenceApi {
         let clock = Arc::new(ManualClock::at(Timestamp(0)));
@@ -146,7 +147,8 @@ mod tests {
 
     async fn ask(api: &EvidenceApi, method: Method, path: &str, body: &str) -> (StatusCode, String, Bytes) {
         let path = format!("{PREFIX}{path}");
-        let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
+        let request = Request::builder().method(method).uri(path).extension(Identity::Local);
+        let request = request.body(Body::from(body.to_owned())).unwrap();
         let (parts, body) = api.call(request).await.into_parts();
         let caching = parts.headers.get(CACHE_CONTROL).map(|value| value.to_str().unwrap().to_owned());
         let body = body.collect().await.unwrap().to_bytes();

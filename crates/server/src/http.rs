@@ -12,6 +12,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
+use claviger_callers::Right;
 use claviger_core::Clock;
 use claviger_proto::google::bigtable::v2::bigtable_server::BigtableServer;
 use futures::FutureExt;
@@ -20,6 +21,7 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tower::{Service as _, ServiceExt as _};
 
+use crate::auth::{self, Admitted, Callers, Guarded, Identity};
 use crate::bigtable::DataApi;
 use crate::ekm::EkmApi;
 use crate::evidence::EvidenceApi;
@@ -42,13 +44,14 @@ const ROWS: &str = "/google.bigtable.v2.Bigtable/";
 pub(crate) struct Door {
     open: Arc<OnceLock<Front>>,
     seal: SealApi,
+    callers: Callers,
     others: Handle,
 }
 
 impl Door {
     /// A closed door.
-    pub(crate) fn new(seal: SealApi) -> Self {
-        Self { open: Arc::default(), seal, others: Handle::current() }
+    pub(crate) fn new(seal: SealApi, callers: Callers) -> Self {
+        Self { open: Arc::default(), seal, callers, others: Handle::current() }
     }
 
     /// Opens it, once.
@@ -60,15 +63,24 @@ impl Door {
     /// Answers a request. What it needs is taken from the door at once, so that a request costs nothing more when the
     /// door is open.
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Answer> + use<> {
+        let grpc = is_grpc(&request);
+        let admitted = self.callers.admit(request, grpc);
         let answers = match self.open.get() {
             Some(front) => Ok(front.clone()),
             None => Err(self.clone()),
         };
         async move {
+            let (mut request, identity) = match admitted {
+                Admitted::Go(request, identity) => (request, identity),
+                Admitted::Refused(answer) => return answer,
+                Admitted::Exchange(callers, request) => return auth::exchange(callers, request).await,
+            };
             match answers {
-                Ok(front) => front.answer(request).await,
+                Ok(front) => front.answer(request, identity).await,
                 Err(closed) => {
-                    let grpc = is_grpc(&request);
+                    if let Some(identity) = identity {
+                        request.extensions_mut().insert(identity);
+                    }
                     // A panic ends the task alone.
                     let answered = closed.others.clone().spawn(closed.refuse(request)).await.ok();
                     answered.unwrap_or_else(|| panicked(grpc))
@@ -103,8 +115,8 @@ pub(crate) struct Front {
     pub(crate) evidence: EvidenceApi,
     pub(crate) ekm: EkmApi,
     pub(crate) seal: SealApi,
-    pub(crate) grpc: axum::Router,
-    pub(crate) rest: Arc<Rest<axum::Router>>,
+    pub(crate) grpc: Guarded<axum::Router>,
+    pub(crate) rest: Arc<Rest<Guarded<axum::Router>>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Arc<dyn Clock>,
     /// The threads that are not a connection's.
@@ -112,15 +124,23 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    async fn answer(self, request: Request<Incoming>) -> Answer {
+    async fn answer(self, mut request: Request<Incoming>, identity: Option<Identity>) -> Answer {
         let grpc = is_grpc(&request);
-        let answered = match (&self.rows, request.uri().path().starts_with(ROWS)) {
-            (Some(rows), true) if grpc => {
+        let answered = match (&self.rows, request.uri().path().starts_with(ROWS), identity) {
+            (Some(rows), true, Some(identity)) if grpc => {
+                if let Err(error) = identity.allow_method(request.uri().path()) {
+                    return status::status(error).into_http();
+                }
                 let rows = rows.clone();
                 AssertUnwindSafe(self.rows(rows, request)).catch_unwind().await.ok()
             }
             // A panic ends the task alone.
-            _ => self.others.clone().spawn(self.route(request)).await.ok(),
+            (_, _, identity) => {
+                if let Some(identity) = identity {
+                    request.extensions_mut().insert(identity);
+                }
+                self.others.clone().spawn(self.route(request)).await.ok()
+            }
         };
         answered.unwrap_or_else(|| panicked(grpc))
     }
@@ -143,7 +163,12 @@ impl Front {
         }
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/healthz" | "/readyz") => plain(StatusCode::OK, "ok\n"),
-            (&Method::GET, "/metrics") => plain(StatusCode::OK, self.metrics.render()),
+            (&Method::GET, "/metrics") => {
+                match auth::allow(request.extensions(), Right::Metrics, "the measurements") {
+                    Ok(()) => plain(StatusCode::OK, self.metrics.render()),
+                    Err(error) => status::response(&status::status(error)).map(tonic::body::Body::new),
+                }
+            }
             (_, path) if EkmApi::matches(path) => {
                 self.ekm.call(request.map(Body::new)).await.map(tonic::body::Body::new)
             }

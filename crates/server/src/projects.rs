@@ -59,7 +59,7 @@ impl Projects for ProjectsApi {
         &self,
         request: Request<pb::GetProjectRequest>,
     ) -> Result<Response<pb::Project>, Status> {
-        auth::caller(request.metadata()).map_err(status)?;
+        auth::caller(request.extensions()).map_err(status)?;
         self.get(&request.into_inner().name).await.map(Response::new).map_err(status)
     }
 }

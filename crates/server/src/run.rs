@@ -28,6 +28,7 @@ use object_store::path::Path;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use crate::auth::Callers;
 use crate::beam::fn_api::WorkerPools;
 use crate::beam::jobs::Defaults;
 use crate::config::ServeConfig;
@@ -61,6 +62,8 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
         Error::new(ErrorKind::FailedPrecondition, format!("cannot listen on {}: {e}", config.listen))
     })?;
     let address = listener.local_addr().map_err(|e| Error::internal("no local address").because(e))?;
+    let callers = Callers::open(&config, address, &clock)?;
+    let watching = callers.watch();
     let (stop, stopped) = watch::channel(false);
     let mut shutdown = std::pin::pin!(shutdown);
     let Begin { store, wraps, root, hsm } = seal::begin(&config, &clock).await?;
@@ -68,13 +71,13 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
     let (services, serving) = match root {
         Root::Opened(root) => {
             let api = SealApi::starting(wraps, clock.clone());
-            let door = Door::new(api.clone());
+            let door = Door::new(api.clone(), callers);
             let services = start.open(*root, None, api, &door).await?;
             (services, tokio::spawn(http::serve(listener, door, stopped)))
         }
         Root::Sealed(sealed) => {
             let (api, mut unsealed) = SealApi::sealed(sealed, wraps, clock.clone());
-            let door = Door::new(api.clone());
+            let door = Door::new(api.clone(), callers);
             let serving = tokio::spawn(http::serve(listener, door.clone(), stopped));
             announce(&format!("claviger sealed http://{address}"));
             let opened = tokio::select! {
@@ -94,7 +97,8 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
             }
         }
     };
-    let background = services.spawn();
+    let mut background = services.spawn();
+    background.extend(watching);
     announce(&format!("claviger ready http://{address}"));
     shutdown.await;
     tracing::info!("stopping");

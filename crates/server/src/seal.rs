@@ -8,7 +8,8 @@
 //! DELETE seals/ID
 //! ```
 //!
-//! Invariant: a server listens on loopback only, so secrets cross no network. One attempt to unseal runs at a time, and a
+//! Invariant: secrets cross no network in clear: a server without TLS listens on loopback only. Whoever is known may
+//! unseal, since what they give is the proof; only administrators change seals. One attempt to unseal runs at a time, and a
 //! wrong passphrase makes the next one wait, so that a derivation is no lever against the machine. Bodies must say that
 //! they are JSON, which a page in a browser cannot do unasked. No secret is logged or answered; only new shares are.
 
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
+use claviger_callers::Right;
 use claviger_core::{Caller, Clock, Error, ErrorKind, Result};
 use claviger_crypto::passphrase::Params;
 use claviger_kms::{Kms, NewSeal, OpenedRoot, RootSecret, RootWrap, SealInfo, SealedRoot, Share, WrapPlace};
@@ -29,7 +31,6 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tonic::metadata::MetadataMap;
 
 pub(crate) use self::begin::{Begin, Root, begin};
 use self::body::{Add, Unseal};
@@ -170,7 +171,7 @@ impl SealApi {
     }
 
     async fn status(&self, parts: &Parts) -> Result<Value> {
-        caller(parts)?;
+        caller(parts, Right::Unseal)?;
         let (state, seals) = match self.state() {
             State::Sealed(root) => ("sealed", root.seals()),
             State::Starting(seals) => ("starting", seals),
@@ -187,7 +188,7 @@ impl SealApi {
     }
 
     async fn unseal(&self, parts: &Parts, body: Body) -> Result<Value> {
-        let caller = caller(parts)?;
+        let caller = caller(parts, Right::Unseal)?;
         let given = body::read::<Unseal>(parts, body).await?;
         let Ok(mut attempts) = self.0.attempts.try_lock() else {
             return Err(Error::new(
@@ -246,7 +247,7 @@ impl SealApi {
     }
 
     async fn add(&self, parts: &Parts, body: Body) -> Result<Value> {
-        let caller = caller(parts)?;
+        let caller = caller(parts, Right::Seals)?;
         let Add { new, replace } = body::read(parts, body).await?;
         let kms = self.kms()?;
         let new = match new {
@@ -263,7 +264,7 @@ impl SealApi {
     }
 
     async fn remove(&self, parts: &Parts, id: u32) -> Result<Value> {
-        let caller = caller(parts)?;
+        let caller = caller(parts, Right::Seals)?;
         self.kms()?.remove_seal(&caller, id).await?;
         Ok(json!({}))
     }
@@ -354,8 +355,10 @@ impl Attempts {
     }
 }
 
-fn caller(parts: &Parts) -> Result<Caller> {
-    auth::caller(&MetadataMap::from_headers(parts.headers.clone()))
+/// Who calls, if they may ask for this.
+fn caller(parts: &Parts, right: Right) -> Result<Caller> {
+    auth::allow(&parts.extensions, right, "the seals of the server")?;
+    auth::caller(&parts.extensions)
 }
 
 fn shown(seal: &SealInfo) -> Value {

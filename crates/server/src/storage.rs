@@ -27,6 +27,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
+use crate::auth::{self, Identity};
+
 use failure::Failure;
 use query::Query;
 use route::Route;
@@ -50,6 +52,7 @@ struct Call {
     headers: HeaderMap,
     /// `http://HOST:PORT`, as the client knows this server.
     origin: String,
+    identity: Identity,
 }
 
 impl StorageApi {
@@ -80,6 +83,7 @@ impl StorageApi {
         let route = route::parse(parts.uri.path()).ok_or_else(|| {
             Error::not_found(format!("There is no method for {}.", short(parts.uri.path())))
         })?;
+        auth::allow(&parts.extensions, route.right(&call.method), "this resource")?;
         match route {
             Route::Buckets => self.buckets_of_project(&call, body).await,
             Route::Bucket(bucket) => self.bucket(&call, &bucket, body).await,
@@ -132,6 +136,7 @@ impl Call {
             query: Query::parse(parts.uri.query().unwrap_or_default())?,
             headers: parts.headers.clone(),
             origin: format!("http://{host}"),
+            identity: auth::identity(&parts.extensions)?.clone(),
         })
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, Response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited};
@@ -25,6 +26,7 @@ use crate::client::innermost;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::plain;
+use crate::token::Token;
 
 /// The most of an answer that is read whole, bytes.
 const ANSWER_BYTES: usize = 64 << 20;
@@ -52,6 +54,7 @@ pub(super) struct Storage {
     /// Ask nothing, show no progress.
     pub(super) quiet: bool,
     url: String,
+    token: Token,
     client: Client<HttpConnector, Body>,
 }
 
@@ -109,11 +112,13 @@ impl Storage {
     /// # Errors
     /// Usage: the URL or the project is wrong.
     pub(super) fn new(global: Global) -> Result<Self, Failure> {
+        let url = crate::client::url(&global.endpoint)?;
         Ok(Self {
             project: crate::names::project(&global.project)?.project().to_owned(),
             out: Output { format: global.format },
             quiet: global.quiet,
-            url: crate::client::url(&global.endpoint)?,
+            token: Token::new(global.token_file.as_deref(), &url)?,
+            url,
             client: plain::client(),
         })
     }
@@ -145,7 +150,10 @@ impl Storage {
     ///
     /// # Errors
     /// [`Failure::Lost`].
-    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Failure> {
+    pub(super) async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Failure> {
+        if let Some(token) = self.token.header()? {
+            request.headers_mut().insert(AUTHORIZATION, token);
+        }
         self.client.request(request).await.map_err(|error| plain::lost(&self.url, &error))
     }
 
@@ -369,6 +377,7 @@ mod tests {
             project: "p".into(),
             format: Format::Table,
             quiet: true,
+            token_file: None,
         };
         Storage::new(global).unwrap()
     }

@@ -1,6 +1,6 @@
 //! The root seals of the open KMS: who may see and change them, and the audit entries of it.
 //!
-//! Invariant: the audit entry of a change is durable before the change is made. Only the local administrator changes
+//! Invariant: the audit entry of a change is durable before the change is made. Only an administrator changes
 //! seals. No entry holds a secret.
 
 use super::*;
@@ -20,7 +20,7 @@ impl Kms {
     /// Makes a seal, in the place of another one or beside all. No key changes.
     ///
     /// # Errors
-    /// - `PermissionDenied`: the caller is not the local administrator.
+    /// - `PermissionDenied`: the caller is no administrator.
     /// - `NotFound`: there is no seal to replace.
     /// - `InvalidArgument`: a key file that holds no key, numbers of shares that cannot be.
     /// - `AlreadyExists`: `root.key` is a seal already. `ResourceExhausted`: there are too many seals.
@@ -72,8 +72,8 @@ impl Inner {
 }
 
 fn admit(caller: &Caller) -> Result<()> {
-    if caller.principal == Caller::LOCAL_ADMIN {
+    if caller.is_administrator() {
         return Ok(());
     }
-    Err(Error::permission_denied("Only the local administrator changes the seals of the KMS."))
+    Err(Error::permission_denied("Only an administrator changes the seals of the KMS."))
 }

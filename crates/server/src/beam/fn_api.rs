@@ -39,6 +39,13 @@ const ARTIFACT_CHUNK_BYTES: usize = 1024 * 1024;
 
 type Answer<T> = BoxStream<'static, Result<T, Status>>;
 
+/// Whether a path is one of a service that workers call. They have no tokens: what they call asks for the name of a worker
+/// that runs, which has 122 random bits and is told to that worker alone.
+pub(crate) fn is_for_workers(path: &str) -> bool {
+    path.starts_with("/org.apache.beam.model.fn_execution.v1.")
+        || path.starts_with("/org.apache.beam.model.job_management.v1.ArtifactRetrievalService/")
+}
+
 /// The services that workers connect to.
 #[derive(Clone, Debug)]
 pub(crate) struct FnApi {

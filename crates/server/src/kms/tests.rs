@@ -8,6 +8,7 @@ use prost_types::FieldMask;
 use tonic::Code;
 
 use super::*;
+use crate::auth::tests::asked;
 use pb::crypto_key::{CryptoKeyPurpose, RotationSchedule};
 use pb::crypto_key_version::{CryptoKeyVersionAlgorithm, CryptoKeyVersionState};
 
@@ -22,12 +23,7 @@ fn symmetric() -> pb::CryptoKey {
 
 fn creation(id: &str, key: pb::CryptoKey) -> Request<pb::CreateCryptoKeyRequest> {
     let (parent, crypto_key_id) = (RING.to_owned(), id.to_owned());
-    Request::new(pb::CreateCryptoKeyRequest {
-        parent,
-        crypto_key_id,
-        crypto_key: Some(key),
-        ..Default::default()
-    })
+    asked(pb::CreateCryptoKeyRequest { parent, crypto_key_id, crypto_key: Some(key), ..Default::default() })
 }
 
 async fn api() -> KmsApi {
@@ -38,7 +34,7 @@ async fn api() -> KmsApi {
     let policies = crate::orgpolicy::open(&kms, clock).await.unwrap();
     let api = KmsApi::new(kms, policies);
     let ring = pb::CreateKeyRingRequest { parent: PLACE.into(), key_ring_id: "r".into(), key_ring: None };
-    let ring = api.create_key_ring(Request::new(ring)).await.unwrap().into_inner();
+    let ring = api.create_key_ring(asked(ring)).await.unwrap().into_inner();
     assert_eq!((ring.name.as_str(), ring.create_time.unwrap().seconds), (RING, 1_700_000_000));
     api.create_crypto_key(creation("k", symmetric())).await.unwrap();
     api
@@ -51,7 +47,7 @@ fn mask(paths: &[&str]) -> Option<FieldMask> {
 async fn update(api: &KmsApi, key: pb::CryptoKey, paths: &[&str]) -> Result<pb::CryptoKey, Status> {
     let key = pb::CryptoKey { name: KEY.into(), ..key };
     let request = pb::UpdateCryptoKeyRequest { crypto_key: Some(key), update_mask: mask(paths) };
-    api.update_crypto_key(Request::new(request)).await.map(Response::into_inner)
+    api.update_crypto_key(asked(request)).await.map(Response::into_inner)
 }
 
 async fn set_state(api: &KmsApi, state: CryptoKeyVersionState) -> Result<pb::CryptoKeyVersion, Status> {
@@ -60,17 +56,14 @@ async fn set_state(api: &KmsApi, state: CryptoKeyVersionState) -> Result<pb::Cry
         crypto_key_version: Some(version),
         update_mask: mask(&["state"]),
     };
-    api.update_crypto_key_version(Request::new(request)).await.map(Response::into_inner)
+    api.update_crypto_key_version(asked(request)).await.map(Response::into_inner)
 }
 
 #[tokio::test]
 async fn a_key_shows_as_in_cloud_kms() {
     let api = api().await;
-    let key = api
-        .get_crypto_key(Request::new(pb::GetCryptoKeyRequest { name: KEY.into() }))
-        .await
-        .unwrap()
-        .into_inner();
+    let key =
+        api.get_crypto_key(asked(pb::GetCryptoKeyRequest { name: KEY.into() })).await.unwrap().into_inner();
     let primary = key.primary.clone().unwrap();
     assert_eq!((key.name.as_str(), primary.name.as_str()), (KEY, VERSION));
     assert_eq!(key.purpose(), CryptoKeyPurpose::EncryptDecrypt);
@@ -93,7 +86,7 @@ async fn encrypt_and_decrypt_carry_names_checksums_and_flags() {
         plaintext_crc32c: Some(i64::from(claviger_crypto::crc32c(b"text"))),
         ..Default::default()
     };
-    let sealed = api.encrypt(Request::new(request)).await.unwrap().into_inner();
+    let sealed = api.encrypt(asked(request)).await.unwrap().into_inner();
     assert_eq!((sealed.name.as_str(), sealed.protection_level()), (VERSION, pb::ProtectionLevel::Software));
     assert!(sealed.verified_plaintext_crc32c && !sealed.verified_additional_authenticated_data_crc32c);
     assert_eq!(sealed.ciphertext_crc32c, Some(i64::from(claviger_crypto::crc32c(&sealed.ciphertext))));
@@ -103,15 +96,15 @@ async fn encrypt_and_decrypt_carry_names_checksums_and_flags() {
         additional_authenticated_data: aad.into(),
         ..Default::default()
     };
-    let opened = api.decrypt(Request::new(request(KEY, "aad"))).await.unwrap().into_inner();
+    let opened = api.decrypt(asked(request(KEY, "aad"))).await.unwrap().into_inner();
     assert_eq!((opened.plaintext.as_ref(), opened.used_primary), (&b"text"[..], true));
     assert_eq!(opened.plaintext_crc32c, Some(i64::from(claviger_crypto::crc32c(b"text"))));
-    let wrong = api.decrypt(Request::new(request(KEY, "other"))).await.unwrap_err();
+    let wrong = api.decrypt(asked(request(KEY, "other"))).await.unwrap_err();
     assert_eq!(
         (wrong.code(), wrong.message()),
         (Code::InvalidArgument, "Decryption failed: the ciphertext is invalid.")
     );
-    let version = api.decrypt(Request::new(request(VERSION, "aad"))).await.unwrap_err();
+    let version = api.decrypt(asked(request(VERSION, "aad"))).await.unwrap_err();
     assert_eq!(version.code(), Code::InvalidArgument, "Decrypt takes a key, not a version");
 }
 
@@ -121,7 +114,7 @@ async fn a_disabled_version_is_refused_with_the_documented_violation() {
     let version = set_state(&api, CryptoKeyVersionState::Disabled).await.unwrap();
     assert_eq!(version.state(), CryptoKeyVersionState::Disabled);
     let request = pb::EncryptRequest { name: KEY.into(), plaintext: "x".into(), ..Default::default() };
-    let refused = api.encrypt(Request::new(request)).await.unwrap_err();
+    let refused = api.encrypt(asked(request)).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert_eq!(refused.message(), format!("{VERSION} is not enabled, current state is: DISABLED."));
     let details = refused.details();
@@ -134,11 +127,11 @@ async fn a_disabled_version_is_refused_with_the_documented_violation() {
 async fn destroy_and_restore_show_their_times() {
     let api = api().await;
     let destroy = pb::DestroyCryptoKeyVersionRequest { name: VERSION.into() };
-    let version = api.destroy_crypto_key_version(Request::new(destroy)).await.unwrap().into_inner();
+    let version = api.destroy_crypto_key_version(asked(destroy)).await.unwrap().into_inner();
     assert_eq!(version.state(), CryptoKeyVersionState::DestroyScheduled);
     assert_eq!(version.destroy_time.unwrap().seconds, 1_700_000_000 + 30 * 24 * 3600);
     let restore = pb::RestoreCryptoKeyVersionRequest { name: VERSION.into() };
-    let version = api.restore_crypto_key_version(Request::new(restore)).await.unwrap().into_inner();
+    let version = api.restore_crypto_key_version(asked(restore)).await.unwrap().into_inner();
     assert_eq!((version.state(), version.destroy_time), (CryptoKeyVersionState::Disabled, None));
 }
 
@@ -200,15 +193,15 @@ async fn lists_have_pages_and_totals() {
     let api = api().await;
     api.create_crypto_key(creation("k2", symmetric())).await.unwrap();
     let list = pb::ListCryptoKeysRequest { parent: RING.into(), page_size: 1, ..Default::default() };
-    let first = api.list_crypto_keys(Request::new(list.clone())).await.unwrap().into_inner();
+    let first = api.list_crypto_keys(asked(list.clone())).await.unwrap().into_inner();
     assert_eq!((first.crypto_keys.len(), first.total_size), (1, 2));
     let list = pb::ListCryptoKeysRequest { page_token: first.next_page_token, ..list };
-    let second = api.list_crypto_keys(Request::new(list)).await.unwrap().into_inner();
+    let second = api.list_crypto_keys(asked(list)).await.unwrap().into_inner();
     assert!(second.crypto_keys[0].name.ends_with("/k2") && second.next_page_token.is_empty());
     let rings = pb::ListKeyRingsRequest { parent: PLACE.into(), ..Default::default() };
-    assert_eq!(api.list_key_rings(Request::new(rings)).await.unwrap().into_inner().key_rings.len(), 1);
+    assert_eq!(api.list_key_rings(asked(rings)).await.unwrap().into_inner().key_rings.len(), 1);
     let versions = pb::ListCryptoKeyVersionsRequest { parent: KEY.into(), ..Default::default() };
-    let versions = api.list_crypto_key_versions(Request::new(versions)).await.unwrap().into_inner();
+    let versions = api.list_crypto_key_versions(asked(versions)).await.unwrap().into_inner();
     assert_eq!(versions.crypto_key_versions[0].name, VERSION);
 }
 
@@ -217,7 +210,7 @@ async fn a_key_is_imported_through_a_job() {
     use pb::import_job::{ImportJobState, ImportMethod};
     let api = api().await;
     let creation = |job: pb::ImportJob| {
-        Request::new(pb::CreateImportJobRequest {
+        asked(pb::CreateImportJobRequest {
             parent: RING.into(),
             import_job_id: "j".into(),
             import_job: Some(job),
@@ -251,7 +244,7 @@ async fn a_key_is_imported_through_a_job() {
     api.kms.generate_import_keys().await.unwrap();
     let get = async |format: i32| {
         let request = pb::GetImportJobRequest { name: made.name.clone(), public_key_format: format };
-        api.get_import_job(Request::new(request)).await.map(Response::into_inner)
+        api.get_import_job(asked(request)).await.map(Response::into_inner)
     };
     let active = get(0).await.unwrap();
     let pem = active.public_key.clone().unwrap().pem;
@@ -274,7 +267,7 @@ async fn a_key_is_imported_through_a_job() {
         ..Default::default()
     };
     let import =
-        async |request| api.import_crypto_key_version(Request::new(request)).await.map(Response::into_inner);
+        async |request| api.import_crypto_key_version(asked(request)).await.map(Response::into_inner);
     let version = import(request.clone()).await.unwrap();
     assert_eq!(
         (version.state(), version.import_job.as_str()),
@@ -295,7 +288,7 @@ async fn a_key_is_imported_through_a_job() {
     let trusted = pb::ImportCryptoKeyVersionRequest { trusted_wrapping_enabled: true, ..request };
     assert_eq!(import(trusted).await.unwrap_err().code(), Code::Unimplemented);
     let list = pb::ListImportJobsRequest { parent: RING.into(), ..Default::default() };
-    let listed = api.list_import_jobs(Request::new(list)).await.unwrap().into_inner();
+    let listed = api.list_import_jobs(asked(list)).await.unwrap().into_inner();
     assert_eq!((listed.import_jobs, listed.total_size), (vec![active], 1));
 }
 
@@ -306,7 +299,7 @@ async fn a_version_is_created_enabled_or_disabled() {
         let version = pb::CryptoKeyVersion { state, ..Default::default() };
         let request =
             pb::CreateCryptoKeyVersionRequest { parent: KEY.into(), crypto_key_version: Some(version) };
-        api.create_crypto_key_version(Request::new(request)).await.map(|reply| reply.into_inner().state())
+        api.create_crypto_key_version(asked(request)).await.map(|reply| reply.into_inner().state())
     };
     assert_eq!(create(0).await.unwrap(), CryptoKeyVersionState::Enabled);
     assert_eq!(create(2).await.unwrap(), CryptoKeyVersionState::Disabled);
@@ -325,15 +318,11 @@ async fn policies_are_set_read_and_tested() {
     };
     let policy = iam::Policy { bindings: vec![binding.clone()], ..Default::default() };
     let set = |policy: iam::Policy| {
-        Request::new(iam::SetIamPolicyRequest {
-            resource: KEY.into(),
-            policy: Some(policy),
-            update_mask: None,
-        })
+        asked(iam::SetIamPolicyRequest { resource: KEY.into(), policy: Some(policy), update_mask: None })
     };
     let kept = api.set_iam_policy(set(policy.clone())).await.unwrap().into_inner();
     let get = iam::GetIamPolicyRequest { resource: KEY.into(), options: None };
-    assert_eq!(api.get_iam_policy(Request::new(get)).await.unwrap().into_inner(), kept);
+    assert_eq!(api.get_iam_policy(asked(get)).await.unwrap().into_inner(), kept);
     let stale = iam::Policy { etag: "stale".into(), ..policy.clone() };
     assert_eq!(api.set_iam_policy(set(stale)).await.unwrap_err().code(), Code::Aborted);
     let condition =
@@ -345,9 +334,9 @@ async fn policies_are_set_read_and_tested() {
     assert_eq!(api.set_iam_policy(set(audited)).await.unwrap_err().code(), Code::Unimplemented);
     let asked = vec!["cloudkms.cryptoKeys.get".to_owned()];
     let test = iam::TestIamPermissionsRequest { resource: RING.into(), permissions: asked.clone() };
-    assert_eq!(api.test_iam_permissions(Request::new(test)).await.unwrap().into_inner().permissions, asked);
+    assert_eq!(api.test_iam_permissions(asked(test)).await.unwrap().into_inner().permissions, asked);
     let other = iam::GetIamPolicyRequest { resource: "projects/p/instances/i".into(), options: None };
-    assert_eq!(api.get_iam_policy(Request::new(other)).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(api.get_iam_policy(asked(other)).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[tokio::test]
@@ -361,7 +350,7 @@ async fn locations_come_in_pages() {
             page_token: token,
             ..Default::default()
         };
-        let page = api.list_locations(Request::new(request)).await.unwrap().into_inner();
+        let page = api.list_locations(asked(request)).await.unwrap().into_inner();
         seen.extend(page.locations.into_iter().map(|location| location.location_id));
         token = page.next_page_token;
         if token.is_empty() {
@@ -370,5 +359,5 @@ async fn locations_come_in_pages() {
     }
     assert_eq!(seen, claviger_kms::locations::LOCATIONS);
     let request = places::GetLocationRequest { name: "projects/p/locations/my-cellar".into() };
-    assert_eq!(api.get_location(Request::new(request)).await.unwrap().into_inner().location_id, "my-cellar");
+    assert_eq!(api.get_location(asked(request)).await.unwrap().into_inner().location_id, "my-cellar");
 }

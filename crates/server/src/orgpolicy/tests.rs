@@ -8,6 +8,7 @@ use pb::policy_spec::policy_rule::{Kind, StringValues};
 use tonic::Code;
 
 use super::*;
+use crate::auth::tests::asked;
 
 const SERVICES: &str = "projects/p/policies/gcp.restrictNonCmekServices";
 const DISABLE: &str = "projects/p/policies/cloudkms.disableBeforeDestroy";
@@ -34,14 +35,14 @@ fn denied() -> pb::Policy {
 
 async fn create(api: &OrgPolicyApi, policy: pb::Policy) -> Result<pb::Policy, Status> {
     let request = pb::CreatePolicyRequest { parent: "projects/p".into(), policy: Some(policy) };
-    api.create_policy(Request::new(request)).await.map(Response::into_inner)
+    api.create_policy(asked(request)).await.map(Response::into_inner)
 }
 
 async fn update(api: &OrgPolicyApi, policy: pb::Policy, paths: &[&str]) -> Result<pb::Policy, Status> {
     let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
     let update_mask = (!paths.is_empty()).then_some(FieldMask { paths });
     let request = pb::UpdatePolicyRequest { policy: Some(policy), update_mask };
-    api.update_policy(Request::new(request)).await.map(Response::into_inner)
+    api.update_policy(asked(request)).await.map(Response::into_inner)
 }
 
 #[tokio::test]
@@ -51,9 +52,9 @@ async fn a_policy_is_given_back_as_it_was_set() {
     assert_eq!(made.spec.as_ref().unwrap().rules, denied().spec.unwrap().rules);
     assert_eq!(made.spec.as_ref().unwrap().update_time.unwrap().seconds, 1_700_000_000);
     let get = pb::GetPolicyRequest { name: SERVICES.into() };
-    assert_eq!(api.get_policy(Request::new(get)).await.unwrap().into_inner(), made);
+    assert_eq!(api.get_policy(asked(get)).await.unwrap().into_inner(), made);
     let effective = pb::GetEffectivePolicyRequest { name: SERVICES.into() };
-    let effective = api.get_effective_policy(Request::new(effective)).await.unwrap().into_inner();
+    let effective = api.get_effective_policy(asked(effective)).await.unwrap().into_inner();
     let spec = effective.spec.unwrap();
     assert_eq!((effective.etag.as_str(), spec.etag.as_str(), spec.update_time), ("", "", None));
     let values = StringValues { denied_values: vec!["storage.googleapis.com".into()], ..Default::default() };
@@ -62,11 +63,11 @@ async fn a_policy_is_given_back_as_it_was_set() {
     let changed = update(&api, policy(SERVICES, Kind::AllowAll(true)), &[]).await.unwrap();
     assert_ne!(changed.etag, made.etag);
     let late = pb::DeletePolicyRequest { name: SERVICES.into(), etag: made.etag };
-    assert_eq!(api.delete_policy(Request::new(late)).await.unwrap_err().code(), Code::Aborted);
+    assert_eq!(api.delete_policy(asked(late)).await.unwrap_err().code(), Code::Aborted);
     let delete = pb::DeletePolicyRequest { name: SERVICES.into(), etag: changed.etag };
-    api.delete_policy(Request::new(delete)).await.unwrap();
+    api.delete_policy(asked(delete)).await.unwrap();
     let get = pb::GetPolicyRequest { name: SERVICES.into() };
-    assert_eq!(api.get_policy(Request::new(get)).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(api.get_policy(asked(get)).await.unwrap_err().code(), Code::NotFound);
 }
 
 #[tokio::test]
@@ -115,10 +116,10 @@ async fn what_is_not_built_is_refused_and_nothing_is_kept() {
         assert_eq!(create(&api, policy.clone()).await.unwrap_err().code(), code, "{policy:?}");
     }
     let list = pb::ListPoliciesRequest { parent: "projects/p".into(), ..Default::default() };
-    assert_eq!(api.list_policies(Request::new(list)).await.unwrap().into_inner(), Default::default());
+    assert_eq!(api.list_policies(asked(list)).await.unwrap().into_inner(), Default::default());
     for parent in ["folders/1", "organizations/1"] {
         let list = pb::ListConstraintsRequest { parent: parent.into(), ..Default::default() };
-        let refused = api.list_constraints(Request::new(list)).await.unwrap_err();
+        let refused = api.list_constraints(asked(list)).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unimplemented);
     }
 }
@@ -130,20 +131,20 @@ async fn lists_are_in_pages() {
     create(&api, policy(DISABLE, Kind::Enforce(true))).await.unwrap();
     let mut request =
         pb::ListPoliciesRequest { parent: "projects/p".into(), page_size: 1, ..Default::default() };
-    let first = api.list_policies(Request::new(request.clone())).await.unwrap().into_inner();
+    let first = api.list_policies(asked(request.clone())).await.unwrap().into_inner();
     request.page_token.clone_from(&first.next_page_token);
-    let second = api.list_policies(Request::new(request.clone())).await.unwrap().into_inner();
+    let second = api.list_policies(asked(request.clone())).await.unwrap().into_inner();
     let names = [&first, &second].map(|page| page.policies[0].name.clone());
     assert_eq!(names, [DISABLE, SERVICES]);
     assert_eq!(second.next_page_token, "");
     request.page_token = "elsewhere".into();
-    assert_eq!(api.list_policies(Request::new(request)).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(api.list_policies(asked(request)).await.unwrap_err().code(), Code::InvalidArgument);
 
     let mut request =
         pb::ListConstraintsRequest { parent: "projects/p".into(), page_size: 2, ..Default::default() };
     let mut found = Vec::new();
     loop {
-        let page = api.list_constraints(Request::new(request.clone())).await.unwrap().into_inner();
+        let page = api.list_constraints(asked(request.clone())).await.unwrap().into_inner();
         found.extend(page.constraints);
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {

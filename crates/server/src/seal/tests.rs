@@ -8,6 +8,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::*;
+use crate::auth::Identity;
 
 struct Fixture {
     store: Arc<dyn ObjectStore>,
@@ -51,6 +52,7 @@ impl Fixture {
 
 async fn ask(api: &SealApi, method: Method, path: &str, body: Value) -> (u16, Value) {
     let request = Request::builder().method(method).uri(format!("{PREFIX}{path}"));
+    let request = request.extension(Identity::Local);
     let request = request.header(CONTENT_TYPE, "application/json").body(Body::from(body.to_string()));
     let (parts, body) = api.call(request.unwrap()).await.into_parts();
     let body = body.collect().await.unwrap().to_bytes();

@@ -9,6 +9,8 @@ use http::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response};
 
+use crate::auth::Identity;
+
 use super::failure::Failure;
 use super::{Answer, StorageApi, related, whole};
 
@@ -113,6 +115,11 @@ fn request(inner: Inner, outer: &Parts) -> Option<Request<Body>> {
     let mut request = Request::builder().method(inner.method.as_str()).uri(inner.path.as_str());
     if let Some(host) = outer.headers.get(HOST) {
         request = request.header(HOST, host);
+    }
+    // The calls of a batch are its caller's, whatever they say themselves.
+    if let (Some(identity), Some(extensions)) = (outer.extensions.get::<Identity>(), request.extensions_mut())
+    {
+        extensions.insert(identity.clone());
     }
     for (name, value) in &inner.headers {
         let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) else {

@@ -1,10 +1,11 @@
-//! Policies of buckets over the JSON API: kept and shown. Whoever reaches a server without authentication
-//! is its administrator, so nothing is refused by them.
+//! Policies of buckets over the JSON API: kept and shown. Nothing is refused by them: what a caller may do is said by the
+//! file of callers, for all buckets.
 
 use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use claviger_buckets::model::Bucket;
+use claviger_callers::Right;
 use claviger_core::Error;
 use http::Method;
 use serde_json::{Value, json};
@@ -38,7 +39,14 @@ impl StorageApi {
                 Ok(reply(&policy(&*changed.await?)))
             }
             (&Method::GET, "iam/testPermissions") => {
-                let asked = call.query.all("permissions");
+                let may = |permission: &String| match permission.strip_prefix("storage.objects.") {
+                    Some("get" | "list") => call.identity.has(Right::ObjectsRead),
+                    Some(_) => call.identity.has(Right::ObjectsWrite),
+                    None if permission == "storage.buckets.get" => call.identity.has(Right::BucketsRead),
+                    None => call.identity.has(Right::BucketsChange),
+                };
+                let asked: Vec<&String> =
+                    call.query.all("permissions").iter().filter(|asked| may(asked)).collect();
                 Ok(reply(&json!({"kind": "storage#testIamPermissionsResponse", "permissions": asked})))
             }
             _ => Err(Failure::method()),

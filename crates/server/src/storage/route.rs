@@ -3,6 +3,8 @@
 //!
 //! Invariant: a path means the same whatever the buckets are called.
 
+use claviger_callers::Right;
+use http::Method;
 use percent_encoding::percent_decode_str;
 
 const JSON: &str = "/storage/v1/";
@@ -36,6 +38,24 @@ pub(super) enum Route {
     ServiceAccount(String),
     /// Something that is not built; the sentence's subject.
     Unbuilt(&'static str),
+}
+
+impl Route {
+    /// The right that a request needs. Whoever copies reads too; no role writes objects without reading them.
+    pub(super) fn right(&self, method: &Method) -> Right {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        match (self, reads) {
+            (Self::Buckets | Self::Bucket(_) | Self::BucketAction(..) | Self::ServiceAccount(_), true) => {
+                Right::BucketsRead
+            }
+            (Self::Buckets | Self::Bucket(_) | Self::BucketAction(..) | Self::ServiceAccount(_), false)
+            | (Self::Unbuilt(_), _) => Right::BucketsChange,
+            (Self::Objects(_) | Self::Object(..) | Self::ObjectAction(..), true)
+            | (Self::Download(..) | Self::Xml(..), _) => Right::ObjectsRead,
+            (Self::Objects(_) | Self::Object(..) | Self::ObjectAction(..), false)
+            | (Self::Copy { .. } | Self::Upload(_), _) => Right::ObjectsWrite,
+        }
+    }
 }
 
 /// Whether a path is one of the JSON API.

@@ -113,7 +113,7 @@ async fn what_is_no_ciphertext_of_the_key_is_refused_in_the_same_words() {
 #[tokio::test]
 async fn each_use_and_each_change_is_in_the_audit_log_with_who_and_what_came_of_it() {
     let world = World::with_key().await;
-    let caller = Caller::new(Caller::LOCAL_ADMIN).with("resource", "projects/p1/instances/i");
+    let caller = Caller::local_admin().with("resource", "projects/p1/instances/i");
     let sealed = world.kms.encrypt(&caller, &key(), &secret("x"), b"").await.unwrap().ciphertext;
     world.kms.decrypt(&caller, &key(), &sealed, b"").await.unwrap();
     world.kms.decrypt(&caller, &key(), &sealed, b"wrong").await.unwrap_err();
