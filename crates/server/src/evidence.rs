@@ -17,7 +17,6 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
-use tonic::metadata::MetadataMap;
 
 use crate::auth;
 use crate::status;
@@ -115,7 +114,7 @@ impl EvidenceApi {
 
     /// The rule of the Logging API: whoever is known may read.
     fn admit(&self, parts: &Parts) -> Result<()> {
-        auth::caller(&MetadataMap::from_headers(parts.headers.clone())).map(drop)
+        auth::caller(&parts.extensions).map(drop)
     }
 }
 

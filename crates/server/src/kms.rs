@@ -6,7 +6,7 @@
 mod constraints;
 mod convert;
 mod ekm;
-mod handlers;
+pub(crate) mod handlers;
 mod imports;
 mod policies;
 
@@ -48,7 +48,7 @@ macro_rules! serve {
         impl $service for KmsApi {
             $(
                 async fn $method(&self, request: Request<$request>) -> Result<Response<$reply>, Status> {
-                    let caller = auth::caller(request.metadata()).map_err(status)?;
+                    let caller = auth::caller(request.extensions()).map_err(status)?;
                     $(constraints::$check(&self.policies, &self.kms, request.get_ref()).map_err(status)?;)?
                     let reply = $module::$method(&self.kms, &caller, request.into_inner()).await;
                     reply.map(Response::new).map_err(status)

@@ -172,7 +172,7 @@ impl LoggingServiceV2 for LoggingApi {
         &self,
         request: Request<pb::ListLogEntriesRequest>,
     ) -> Result<Response<pb::ListLogEntriesResponse>, Status> {
-        auth::caller(request.metadata()).map_err(status)?;
+        auth::caller(request.extensions()).map_err(status)?;
         self.entries(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
@@ -180,7 +180,7 @@ impl LoggingServiceV2 for LoggingApi {
         &self,
         request: Request<pb::ListLogsRequest>,
     ) -> Result<Response<pb::ListLogsResponse>, Status> {
-        auth::caller(request.metadata()).map_err(status)?;
+        auth::caller(request.extensions()).map_err(status)?;
         self.logs(request.into_inner()).await.map(Response::new).map_err(status)
     }
 

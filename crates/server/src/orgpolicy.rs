@@ -15,7 +15,6 @@ use claviger_orgpolicy::{Constraint, Part, Policies, PolicyName};
 use claviger_proto::google::cloud::orgpolicy::v2 as pb;
 use claviger_proto::google::cloud::orgpolicy::v2::org_policy_server::OrgPolicy;
 use prost_types::FieldMask;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::auth;
@@ -118,8 +117,8 @@ fn denied(permission: &str, resource: &str) -> Error {
 }
 
 /// Policies are the administrator's.
-fn allow(metadata: &MetadataMap, permission: &str, resource: &str) -> Result<()> {
-    if auth::caller(metadata)?.principal == Caller::LOCAL_ADMIN {
+fn allow(extensions: &http::Extensions, permission: &str, resource: &str) -> Result<()> {
+    if auth::caller(extensions)?.principal == Caller::LOCAL_ADMIN {
         Ok(())
     } else {
         Err(denied(permission, resource))
@@ -183,7 +182,7 @@ impl OrgPolicy for OrgPolicyApi {
         request: Request<pb::ListConstraintsRequest>,
     ) -> Result<Response<pb::ListConstraintsResponse>, Status> {
         let parent = &request.get_ref().parent;
-        allow(request.metadata(), "orgpolicy.constraints.list", parent).map_err(status)?;
+        allow(request.extensions(), "orgpolicy.constraints.list", parent).map_err(status)?;
         Self::constraints(request.get_ref()).map(Response::new).map_err(status)
     }
 
@@ -191,7 +190,7 @@ impl OrgPolicy for OrgPolicyApi {
         &self,
         request: Request<pb::ListPoliciesRequest>,
     ) -> Result<Response<pb::ListPoliciesResponse>, Status> {
-        allow(request.metadata(), "orgpolicy.policies.list", &request.get_ref().parent).map_err(status)?;
+        allow(request.extensions(), "orgpolicy.policies.list", &request.get_ref().parent).map_err(status)?;
         self.list(request.get_ref()).map(Response::new).map_err(status)
     }
 
@@ -200,7 +199,7 @@ impl OrgPolicy for OrgPolicyApi {
         request: Request<pb::GetPolicyRequest>,
     ) -> Result<Response<pb::Policy>, Status> {
         let name = &request.get_ref().name;
-        allow(request.metadata(), "orgpolicy.policy.get", name).map_err(status)?;
+        allow(request.extensions(), "orgpolicy.policy.get", name).map_err(status)?;
         let found = policy_name(name).and_then(|name| self.policies.get(&name));
         found.map(|policy| Response::new(convert::policy(&policy))).map_err(status)
     }
@@ -210,7 +209,7 @@ impl OrgPolicy for OrgPolicyApi {
         request: Request<pb::GetEffectivePolicyRequest>,
     ) -> Result<Response<pb::Policy>, Status> {
         let name = &request.get_ref().name;
-        allow(request.metadata(), "orgpolicy.policy.get", name).map_err(status)?;
+        allow(request.extensions(), "orgpolicy.policy.get", name).map_err(status)?;
         let name = policy_name(name).map_err(status)?;
         let spec = convert::spec(self.policies.effective(&name));
         Ok(Response::new(pb::Policy { name: name.to_string(), spec: Some(spec), ..Default::default() }))
@@ -220,7 +219,8 @@ impl OrgPolicy for OrgPolicyApi {
         &self,
         request: Request<pb::CreatePolicyRequest>,
     ) -> Result<Response<pb::Policy>, Status> {
-        allow(request.metadata(), "orgpolicy.policies.create", &request.get_ref().parent).map_err(status)?;
+        allow(request.extensions(), "orgpolicy.policies.create", &request.get_ref().parent)
+            .map_err(status)?;
         self.create(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
@@ -229,12 +229,12 @@ impl OrgPolicy for OrgPolicyApi {
         request: Request<pb::UpdatePolicyRequest>,
     ) -> Result<Response<pb::Policy>, Status> {
         let name = request.get_ref().policy.as_ref().map(|policy| policy.name.as_str()).unwrap_or_default();
-        allow(request.metadata(), "orgpolicy.policies.update", name).map_err(status)?;
+        allow(request.extensions(), "orgpolicy.policies.update", name).map_err(status)?;
         self.update(request.into_inner()).await.map(Response::new).map_err(status)
     }
 
     async fn delete_policy(&self, request: Request<pb::DeletePolicyRequest>) -> Result<Response<()>, Status> {
-        allow(request.metadata(), "orgpolicy.policies.delete", &request.get_ref().name).map_err(status)?;
+        allow(request.extensions(), "orgpolicy.policies.delete", &request.get_ref().name).map_err(status)?;
         let pb::DeletePolicyRequest { name, etag } = request.into_inner();
         let name = policy_name(&name).map_err(status)?;
         self.policies.delete(name, etag).await.map(Response::new).map_err(status)
