@@ -3,9 +3,11 @@
 Each test has processes of its own.
 """
 
+import socket
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.request
 from concurrent import futures
 
@@ -93,7 +95,7 @@ def world(tmp_path):
     made.stop()
 
 
-def table_under(bigtable, key, instance="i"):
+def table_under(bigtable, key, instance="instance-1"):
     """A table with one row under a key."""
     table = bigtable.create_table(bigtable.create_instance(instance, key=key), "t")
     bigtable.put(table, b"r")
@@ -139,11 +141,11 @@ def test_a_key_that_may_not_be_used_makes_nothing_and_the_error_is_the_one_of_th
     keys, bigtable = world.keys(data), Bigtable(data.address, PROJECT)
     key = keys.key("k", grant=False)
     with refused(("FAILED_PRECONDITION", "PERMISSION_DENIED", "INVALID_ARGUMENT"), "gcp-sa-bigtable"):
-        bigtable.create_instance("i", key=key)
+        bigtable.create_instance("instance-1", key=key)
     keys.grant(key)
     keys.disable(key)
     with refused("FAILED_PRECONDITION", "cryptoKeyVersions/1"):
-        bigtable.create_instance("i", key=key)
+        bigtable.create_instance("instance-1", key=key)
 
 
 def test_buckets_and_what_has_no_customers_key_are_under_the_kms_too(world):
@@ -180,7 +182,7 @@ def test_a_silent_kms_is_served_without_for_the_grace_and_comes_back_by_itself(w
     bigtable.put(table, b"r")
     eventually(lambda: locked(bigtable, table, "has not been reachable since"))
     with refused("UNAVAILABLE", "does not answer"):
-        bigtable.create_instance("j", key=f"{keys.location()}/keyRings/ring/cryptoKeys/other")
+        bigtable.create_instance("instance-2", key=f"{keys.location()}/keyRings/ring/cryptoKeys/other")
     world.kms.start()
     eventually(lambda: reads(bigtable, table))
 
@@ -289,7 +291,9 @@ def test_what_is_not_safe_or_not_built_is_refused_by_name(tmp_path):
 def test_a_server_of_data_waits_for_a_kms_that_does_not_answer_yet(world):
     identity = world.authority.client("data-1")
     world.kms.kill()
-    server = Server(world.folder / "early", *world.data_flags(identity))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    server = Server(world.folder / "early", *world.data_flags(identity), listen=place)
     world.data.append(server)
     starting = threading.Thread(target=server.start, daemon=True)
     starting.start()
@@ -298,11 +302,31 @@ def test_a_server_of_data_waits_for_a_kms_that_does_not_answer_yet(world):
         assert "waiting for the KMS" in server.log()
 
     eventually(waits)
+    with urllib.request.urlopen(f"http://{place}/healthz", timeout=10) as reply:
+        assert reply.read() == b"ok\n"
+    with pytest.raises(urllib.error.HTTPError, match="503") as caught:
+        urllib.request.urlopen(f"http://{place}/readyz", timeout=10)
+    assert f"waits for its KMS at {world.kms.endpoint}" in caught.value.read().decode()
+    with refused("UNAVAILABLE", "waits for its KMS"):
+        Bigtable(place, PROJECT).create_instance("instance-1")
     world.kms.start()
     starting.join(WITHIN)
     assert server.endpoint is not None, server.log()
     with urllib.request.urlopen(f"{server.endpoint}/readyz", timeout=10) as reply:
         assert reply.read() == b"ok\n"
+
+
+def test_a_kms_listens_beyond_loopback_when_it_asks_for_certificates(world, tmp_path):
+    kms = Server(tmp_path / "open", "--services", "kms", *world.kms_flags(), listen="0.0.0.0:0").start()
+    assert kms.endpoint.startswith("https://0.0.0.0:")
+    place = kms.endpoint.replace("0.0.0.0", "127.0.0.1")
+    data = world.data_server(place=place)
+    bigtable = Bigtable(data.address, PROJECT)
+    table = bigtable.create_table(bigtable.create_instance("instance-1"), "t")
+    bigtable.put(table, b"r")
+    reads(bigtable, table)
+    data.stop()
+    kms.stop()
 
 
 class PublicApi:
@@ -343,7 +367,7 @@ def test_any_endpoint_of_the_public_api_will_do_and_states_are_found_by_checks(t
     keys.enable(key)
     eventually(lambda: reads(bigtable, table))
     # What has no customer's key does not need that KMS.
-    other = bigtable.create_table(bigtable.create_instance("j"), "t")
+    other = bigtable.create_table(bigtable.create_instance("instance-2"), "t")
     bigtable.put(other, b"r")
     data.restart()
     bigtable = Bigtable(data.address, PROJECT)

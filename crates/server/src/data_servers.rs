@@ -60,7 +60,7 @@ impl DataServersApi {
             return Ok(caller.principal);
         }
         Err(Error::permission_denied(format!(
-            "'{0}' is not a data server of this KMS: name it there with --data-server '{0}'.",
+            "'{0}' is no data server of this KMS: name it there, with --data-server {0}",
             caller.principal
         )))
     }

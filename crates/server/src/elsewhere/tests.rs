@@ -31,12 +31,12 @@ const ROLE: &str = "roles/cloudkms.cryptoKeyEncrypterDecrypter";
 const DATA_SERVER: &str = "principal:data-1";
 
 /// An authority with a folder for what it makes.
-struct Authority {
+struct Voucher {
     issuer: Issuer<'static, KeyPair>,
     folder: PathBuf,
 }
 
-impl Authority {
+impl Voucher {
     fn new(folder: PathBuf) -> Self {
         std::fs::create_dir_all(&folder).unwrap();
         let mut params = CertificateParams::default();
@@ -72,7 +72,7 @@ impl Authority {
 struct World {
     here: Here,
     clock: Arc<ManualClock>,
-    authority: Authority,
+    authority: Voucher,
     url: String,
     elsewhere: Arc<Elsewhere>,
     following: tokio::task::JoinHandle<()>,
@@ -99,7 +99,7 @@ async fn world(clock: Arc<ManualClock>) -> World {
     let (changes, sources) = ChangeLog::new(&here.kms, &here.policies);
     tokio::spawn(changes.clone().run(sources));
 
-    let authority = Authority::new(folder.path().join("ours"));
+    let authority = Voucher::new(folder.path().join("ours"));
     let (cert_file, key_file) = authority.issue("kms", &["localhost", "127.0.0.1"], None);
     let tls = TlsFiles { cert_file, key_file, client_ca_file: Some(authority.ca()) };
     let config = ServeConfig {
@@ -132,7 +132,7 @@ async fn world(clock: Arc<ManualClock>) -> World {
 }
 
 /// How a server calls that trusts an authority and shows what another made.
-fn told(url: &str, trusts: &Authority, shows: &Authority, name: Option<&str>) -> KmsElsewhere {
+fn told(url: &str, trusts: &Voucher, shows: &Voucher, name: Option<&str>) -> KmsElsewhere {
     let (cert_file, key_file) = name.map(|name| shows.issue(name, &[], None)).unzip();
     KmsElsewhere { url: url.to_owned(), ca_file: Some(trusts.ca()), cert_file, key_file, token_file: None }
 }
@@ -258,7 +258,7 @@ async fn a_data_server_uses_keys_in_the_name_of_service_agents_only() {
 #[tokio::test]
 async fn who_shows_no_certificate_or_a_wrong_one_or_is_no_data_server_is_told_what_to_look_at() {
     let world = plain_world().await;
-    let foreign = Authority::new(world.folder.path().join("foreign"));
+    let foreign = Voucher::new(world.folder.path().join("foreign"));
     let ours = &world.authority;
     for (told, kind, text) in [
         (told(&world.url, ours, ours, None), ErrorKind::FailedPrecondition, "--kms-cert"),
