@@ -243,7 +243,7 @@ mod tests {
             ("http://127.0.0.1.example.com", "must be https://"),
             ("ftp://127.0.0.1", "must be https://"),
             ("https://kms.example.com/v1", "and no more"),
-            ("/", "names no host"),
+            ("/", "is not a URL"),
             ("a b", "is not a URL"),
         ] {
             let error = dial(url).unwrap_err();
