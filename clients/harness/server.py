@@ -44,12 +44,13 @@ class NotReady(Exception):
 class Server:
     """One data directory and KMS directory, and the process that serves them, if it runs."""
 
-    def __init__(self, folder, *flags, data_dir=None, kms_dir=None):
+    def __init__(self, folder, *flags, data_dir=None, kms_dir=None, listen="127.0.0.1:0"):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data_dir = pathlib.Path(data_dir or self.folder / "data")
         self.kms_dir = pathlib.Path(kms_dir or self.folder / "data-keys")
         self.flags = [str(flag) for flag in flags]
+        self.listen = listen
         self.log_file = self.folder / "server.log"
         self.process = None
         self.endpoint = None
@@ -58,7 +59,7 @@ class Server:
     def start(self, *more_flags):
         """Starts the process and returns when it is ready."""
         assert self.process is None, "the server runs already"
-        command = [str(binary()), "serve", "--listen", "127.0.0.1:0"]
+        command = [str(binary()), "serve", "--listen", self.listen]
         command += ["--data-dir", str(self.data_dir), "--kms-dir", str(self.kms_dir)]
         command += self.flags + [str(flag) for flag in more_flags]
         started = time.monotonic()
@@ -92,7 +93,7 @@ class Server:
     @property
     def address(self):
         """HOST:PORT."""
-        return self.endpoint.removeprefix("http://").rstrip("/")
+        return self.endpoint.partition("://")[2].rstrip("/")
 
     @property
     def port(self):

@@ -36,10 +36,12 @@ const WELL_KNOWN: [(&str, &str); 11] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
-    println!("cargo::rerun-if-changed={}", root.join("google").display());
     println!("cargo::rerun-if-changed=build.rs");
     let mut files = Vec::new();
-    find(&root.join("google"), &mut files)?;
+    for folder in ["google", "claviger"] {
+        println!("cargo::rerun-if-changed={}", root.join(folder).display());
+        find(&root.join(folder), &mut files)?;
+    }
     files.sort();
 
     let out = PathBuf::from(env::var("OUT_DIR")?);

@@ -74,7 +74,9 @@ impl Buckets {
             vaults: Default::default(),
             index: String::new(),
         };
-        self.directory.admit(&bucket.project, bucket.config.kms_key.as_ref(), "storage.buckets.create")?;
+        self.directory
+            .admit(&bucket.project, bucket.config.kms_key.as_ref(), "storage.buckets.create")
+            .await?;
         if let Some(key) = &bucket.config.kms_key {
             self.check_key(&bucket, key).await?;
         }
@@ -106,7 +108,7 @@ impl Buckets {
         let index = if config.kms_key == bucket.config.kms_key {
             bucket.index.clone()
         } else {
-            self.directory.admit(&bucket.project, config.kms_key.as_ref(), "storage.buckets.update")?;
+            self.directory.admit(&bucket.project, config.kms_key.as_ref(), "storage.buckets.update").await?;
             if let Some(key) = &config.kms_key {
                 self.check_key(&bucket, key).await?;
             }

@@ -92,8 +92,8 @@ pub trait KeyDirectory: Send + Sync {
     /// `operation` names what makes it. Where nobody keeps policies, all is let.
     ///
     /// # Errors
-    /// The policy's refusal.
-    fn admit(&self, _project: &str, _key: Option<&CryptoKeyName>, _operation: &str) -> Result<()> {
+    /// The policy's refusal; silence when whoever keeps the policies does not answer.
+    async fn admit(&self, _project: &str, _key: Option<&CryptoKeyName>, _operation: &str) -> Result<()> {
         Ok(())
     }
 }

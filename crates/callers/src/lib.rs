@@ -107,6 +107,12 @@ impl Callers {
         Ok(known)
     }
 
+    /// What the owner of a certificate may ask for, whom the connection knows.
+    #[must_use]
+    pub fn of_certificate(&self, principal: &str) -> Arc<Known> {
+        Arc::new(self.rules().known(principal.to_owned(), Rights::ALL, u64::MAX))
+    }
+
     /// An access token for a service account that signed an assertion (RFC 7523).
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use claviger_server::{HsmTokenConfig, RootKms, RootToken, ServeConfig};
+use claviger_server::{HsmTokenConfig, KmsElsewhere, RootKms, RootToken, ServeConfig, TlsFiles};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -39,7 +39,10 @@ Examples:
   claviger serve
   claviger serve --data-dir /srv/claviger --kms-dir /secure/claviger-keys \\
       --root-key-file /run/secrets/root
-  claviger serve --listen 127.0.0.1:0 --key-check-interval 1s";
+  claviger serve --listen 127.0.0.1:0 --key-check-interval 1s
+  claviger serve --services kms --listen 0.0.0.0:9700 --tls-cert kms.pem --tls-key kms.key \\
+      --client-ca ca.pem --data-server principal:data-1.example.com
+  claviger serve --kms https://kms.example.com:9700 --kms-ca ca.pem --kms-cert d.pem --kms-key d.key";
 
 /// `claviger serve`.
 #[derive(Debug, Default, Args)]
@@ -72,9 +75,37 @@ struct Told {
     /// The services to run, parted by commas: kms, bigtable, storage, dataflow [default: all]
     #[arg(long, value_name = "LIST", env = "CLAVIGER_SERVICES", value_delimiter = ',')]
     services: Option<Vec<String>>,
-    /// A KMS elsewhere; not built yet [default: the one in this process]
+    /// A KMS elsewhere: https://HOST:PORT, or http:// on this machine [default: the one in this process]
     #[arg(long, value_name = "URL", env = "CLAVIGER_KMS")]
     kms: Option<String>,
+    /// Certificates, in PEM, that the KMS elsewhere is known by [default: those that the machine trusts]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_KMS_CA")]
+    kms_ca: Option<PathBuf>,
+    /// The certificate that is shown to the KMS elsewhere, in PEM, with those that vouch for it [no default]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_KMS_CERT")]
+    kms_cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM [no default]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_KMS_KEY")]
+    kms_key: Option<PathBuf>,
+    /// A file whose first line is the bearer token for the KMS elsewhere, read at each use [no default]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_KMS_TOKEN_FILE")]
+    kms_token_file: Option<PathBuf>,
+    /// This server's certificate for TLS, in PEM, with those that vouch for it [default: no TLS, loopback only]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM [no default]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// The authorities, in PEM, that vouch for clients' certificates; with them nobody comes in without one [no default]
+    #[arg(long, value_name = "FILE", env = "CLAVIGER_CLIENT_CA")]
+    client_ca: Option<PathBuf>,
+    /// Who may use this server's KMS for the data that they keep, as principal:data-1.example.com; parted by commas
+    /// [default: nobody]
+    #[arg(long, value_name = "PRINCIPAL", env = "CLAVIGER_DATA_SERVER", value_delimiter = ',')]
+    data_server: Option<Vec<String>>,
+    /// Who is an administrator by their certificate, as user:ada@example.com; parted by commas [default: nobody]
+    #[arg(long, value_name = "PRINCIPAL", env = "CLAVIGER_ADMIN", value_delimiter = ',')]
+    admin: Option<Vec<String>>,
     /// An object store for the data; not built yet [default: the disk]
     #[arg(long, value_name = "URL", env = "CLAVIGER_STORE")]
     store: Option<String>,
@@ -322,7 +353,27 @@ fn merged(first: &Told, second: &Told) -> Result<ServeConfig, Failure> {
         token: told!(hsm_token).unwrap_or_else(|| RootToken::TOKEN.to_owned()),
         pin_file: told!(hsm_pin_file),
     });
-    let services = told!(services).unwrap_or(default.services);
+    let kms = told!(kms).map(|url| KmsElsewhere {
+        url,
+        ca_file: told!(kms_ca),
+        cert_file: told!(kms_cert),
+        key_file: told!(kms_key),
+        token_file: told!(kms_token_file),
+    });
+    let tls = match (told!(tls_cert), told!(tls_key), told!(client_ca)) {
+        (Some(cert_file), Some(key_file), client_ca_file) => {
+            Some(TlsFiles { cert_file, key_file, client_ca_file })
+        }
+        (None, None, None) => None,
+        (None, None, Some(_)) => {
+            return Err(Failure::local("--client-ca needs TLS: give --tls-cert and --tls-key"));
+        }
+        _ => return Err(Failure::local("--tls-cert and --tls-key belong together: give both")),
+    };
+    let mut all = default.services;
+    // A KMS elsewhere takes the place of the one here.
+    all.retain(|name| kms.is_none() || name != "kms");
+    let services = told!(services).unwrap_or(all);
     if let Some(wrong) = services.iter().find(|name| !ServeConfig::SERVICES.contains(&name.as_str())) {
         let known = ServeConfig::SERVICES.join(", ");
         return Err(Failure::local(format!("--services: there is no service '{wrong}'; there are {known}")));
@@ -337,7 +388,10 @@ fn merged(first: &Told, second: &Told) -> Result<ServeConfig, Failure> {
         callers: told!(callers),
         listen: told!(listen).map(|text| address(&text)).transpose()?.unwrap_or(default.listen),
         services,
-        kms_url: told!(kms),
+        kms,
+        tls,
+        data_servers: told!(data_server).unwrap_or_default(),
+        admins: told!(admin).unwrap_or_default(),
         store_url: told!(store),
         key_check_interval: time!(key_check_interval, "--key-check-interval"),
         kms_grace: time!(kms_grace, "--kms-grace"),
@@ -470,6 +524,11 @@ mod tests {
                 continue;
             }
             let value = match flag {
+                // One is not without the other.
+                "tls-cert" => "'1s'\ntls_key = '1s'",
+                "tls-key" => "'1s'\ntls_cert = '1s'",
+                "client-ca" => "'1s'\ntls_cert = '1s'\ntls_key = '1s'",
+                "data-server" | "admin" => "['user:ada@example.com']",
                 "services" => "['kms']",
                 "cache-bytes" | "shuffle-memory" | "spare-workers" => "1",
                 "listen" => "'127.0.0.1:1'",

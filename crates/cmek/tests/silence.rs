@@ -9,6 +9,7 @@ use std::time::Duration;
 use claviger_cmek::record::ScopeRecord;
 use claviger_cmek::{Config, KeyState, Scope};
 use claviger_core::{Clock as _, ErrorKind, Timestamp};
+use claviger_kms::KeyChange;
 use claviger_sealed::scope::ScopeId;
 use common::double::{Double, Mood, State};
 use common::{
@@ -54,6 +55,40 @@ async fn a_silent_kms_locks_after_the_grace_and_its_answer_unlocks() {
     world.kms.mood(Mood::Answers);
     world.pass(MINUTE).await;
     assert!(scope.guard().is_ok(), "the KMS is asked again soon, not at the next interval");
+}
+
+#[tokio::test]
+async fn a_kms_that_is_heard_of_again_is_asked_at_once_about_what_it_was_silent_about() {
+    let world = world().await;
+    let (key, other) = (world.kms.make("k").await, world.kms.make("other").await);
+    let scope = world.scope("bigtable/a", &key).await;
+    let apart = world.scope("bigtable/b", &other).await;
+    world.kms.silence();
+    world.kms.push(&key);
+    settle().await;
+    assert!(is_grace(&scope) && apart.state() == KeyState::Enabled);
+    world.kms.mood(Mood::Answers);
+    let before = world.kms.decrypts.load(Ordering::Relaxed);
+    world.kms.tell(KeyChange::Reachable);
+    settle().await;
+    assert_eq!(scope.state(), KeyState::Enabled);
+    assert_eq!(world.kms.decrypts.load(Ordering::Relaxed), before + 1, "the other was not silent");
+}
+
+#[tokio::test]
+async fn changes_that_may_have_been_missed_make_all_keys_be_asked_about() {
+    let world = world().await;
+    let keys = [world.kms.make("k").await, world.kms.make("other").await];
+    let scopes = [world.scope("bigtable/a", &keys[0]).await, world.scope("bigtable/b", &keys[1]).await];
+    world.kms.pushes.store(false, Ordering::Relaxed);
+    for key in &keys {
+        world.kms.disable(key, 1).await;
+    }
+    settle().await;
+    assert!(scopes.iter().all(|scope| scope.guard().is_ok()), "nobody has told");
+    world.kms.tell(KeyChange::OfAny);
+    settle().await;
+    assert!(scopes.iter().all(|scope| scope.guard().is_err()));
 }
 
 #[tokio::test]

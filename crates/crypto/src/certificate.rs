@@ -3,6 +3,8 @@
 //! Invariant: bytes that are no certificate are refused and never panic.
 
 use x509_cert::Certificate;
+use x509_cert::attr::AttributeTypeAndValue;
+use x509_cert::der::asn1::{ObjectIdentifier, PrintableStringRef, Utf8StringRef};
 use x509_cert::der::{Decode as _, DecodePem as _, Encode as _};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, SubjectAltName};
@@ -11,6 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sha256;
 
 const NO_CERTIFICATE: Error = Error::new(ErrorKind::BadInput, "this is no X.509 certificate");
+/// id-at-commonName.
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const PEM_BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
 /// What a certificate says.
@@ -20,8 +24,12 @@ pub struct Details {
     pub issuer: String,
     /// Whose it is.
     pub subject: String,
+    /// The common name of the subject; the last, when there are several.
+    pub common_name: Option<String>,
     /// The DNS names that it is for.
     pub dns_names: Vec<String>,
+    /// The URIs that it is for.
+    pub uris: Vec<String>,
     /// When it begins to hold, in seconds since the Unix epoch.
     pub not_before: u64,
     /// When it ends, in seconds since the Unix epoch.
@@ -42,21 +50,36 @@ pub fn details(der: &[u8]) -> Result<Details> {
     let certificate = Certificate::from_der(der).map_err(|_| NO_CERTIFICATE)?;
     let tbs = &certificate.tbs_certificate;
     let names = tbs.get::<SubjectAltName>().map_err(|_| NO_CERTIFICATE)?;
-    let dns_names = names.iter().flat_map(|(_, names)| &names.0).filter_map(|name| match name {
-        GeneralName::DnsName(name) => Some(name.as_str().to_owned()),
-        _ => None,
-    });
+    let (mut dns_names, mut uris) = (Vec::new(), Vec::new());
+    for name in names.iter().flat_map(|(_, names)| &names.0) {
+        match name {
+            GeneralName::DnsName(name) => dns_names.push(name.as_str().to_owned()),
+            GeneralName::UniformResourceIdentifier(uri) => uris.push(uri.as_str().to_owned()),
+            _ => {}
+        }
+    }
+    let parts = tbs.subject.0.iter().flat_map(|part| part.0.iter());
+    let common_name = parts.filter(|part| part.oid == COMMON_NAME).filter_map(text).next_back();
     let constraints = tbs.get::<BasicConstraints>().map_err(|_| NO_CERTIFICATE)?;
     Ok(Details {
         issuer: tbs.issuer.to_string(),
         subject: tbs.subject.to_string(),
-        dns_names: dns_names.collect(),
+        common_name,
+        dns_names,
+        uris,
         not_before: tbs.validity.not_before.to_unix_duration().as_secs(),
         not_after: tbs.validity.not_after.to_unix_duration().as_secs(),
         serial: hex(tbs.serial_number.as_bytes()),
         sha256: hex(&sha256(&[der])),
         is_ca: constraints.is_some_and(|(_, constraints)| constraints.ca),
     })
+}
+
+/// The text of a part of a name, in one of the forms that RFC 5280 lets be written today.
+fn text(part: &AttributeTypeAndValue) -> Option<String> {
+    let utf8 = part.value.decode_as::<Utf8StringRef<'_>>().map(|text| text.as_str().to_owned());
+    let printable = || part.value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_owned());
+    utf8.or_else(|_| printable()).ok()
 }
 
 /// The certificates of a text in PEM (RFC 7468), in DER. Other parts are skipped.
@@ -93,7 +116,9 @@ mod tests {
         let details = details(&der[0]).unwrap();
         assert_eq!(details.subject, "CN=ekm.example.com,O=Partner");
         assert_eq!(details.issuer, details.subject);
+        assert_eq!(details.common_name.as_deref(), Some("ekm.example.com"));
         assert_eq!(details.dns_names, ["ekm.example.com", "localhost"]);
+        assert!(details.uris.is_empty());
         assert_eq!(details.serial, "3db668100ddcaa2a6c816fd80b1d3e5641fcf5be");
         assert!(details.sha256.starts_with("47e4345df6fd900b") && !details.is_ca);
         assert_eq!((details.not_before, details.not_after), (1_795_441_171, 4_949_041_171));

@@ -11,7 +11,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
@@ -46,11 +46,54 @@ impl TimeProvider for Time {
     }
 }
 
-/// A client that trusts `trust` alone.
+/// What one end shows of itself: a chain of certificates, its own first, and the key of that one.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("certificates", &self.chain.len()).finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Reads both from PEM.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadInput`] when one cannot be read. Whether they belong together is looked at when they are used.
+    pub fn from_pem(chain_pem: &str, key_pem: &[u8]) -> Result<Self> {
+        let chain = certificate::from_pem(chain_pem)?.into_iter().map(CertificateDer::from).collect();
+        let key = PrivateKeyDer::from_pem_slice(key_pem)
+            .map_err(|_| Error::new(ErrorKind::BadInput, "this is no private key in PEM"))?;
+        Ok(Self { chain, key })
+    }
+}
+
+fn unfit(_: rustls::Error) -> Error {
+    Error::new(ErrorKind::BadInput, "the certificate and its key do not fit")
+}
+
+/// A client that trusts `trust` alone and shows nothing of itself.
 ///
 /// # Errors
 /// [`ErrorKind::BadInput`] for a certificate that cannot be read, or when there is none.
 pub fn client(trust: Trust, now: Now) -> Result<Arc<ClientConfig>> {
+    client_as(trust, None, &[], now)
+}
+
+/// A client that trusts `trust` alone, shows who it is when it is asked, and speaks one of `protocols` (of ALPN).
+///
+/// # Errors
+/// [`ErrorKind::BadInput`] for a certificate that cannot be read, when there is none to trust, or when the identity's
+/// parts do not belong together.
+pub fn client_as(
+    trust: Trust,
+    identity: Option<Identity>,
+    protocols: &[&[u8]],
+    now: Now,
+) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let (pins, roots) = match trust {
         Trust::Roots(roots) => (Vec::new(), roots),
@@ -81,7 +124,13 @@ pub fn client(trust: Trust, now: Now) -> Result<Arc<ClientConfig>> {
     let config = ClientConfig::builder_with_details(provider, Arc::new(Time(now)))
         .with_safe_default_protocol_versions()
         .map_err(|_| Error::new(ErrorKind::BadInput, "no version of TLS can be spoken"))?;
-    Ok(Arc::new(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+    let config = config.dangerous().with_custom_certificate_verifier(verifier);
+    let mut config = match identity {
+        Some(Identity { chain, key }) => config.with_client_auth_cert(chain, key).map_err(unfit)?,
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
 }
 
 /// A server that shows a chain of certificates, its own first; all in PEM.
@@ -89,14 +138,43 @@ pub fn client(trust: Trust, now: Now) -> Result<Arc<ClientConfig>> {
 /// # Errors
 /// [`ErrorKind::BadInput`] when they cannot be read or do not belong together.
 pub fn server(chain_pem: &str, key_pem: &[u8]) -> Result<Arc<ServerConfig>> {
-    let wrong = |_| Error::new(ErrorKind::BadInput, "the certificate and its key do not fit");
-    let chain = certificate::from_pem(chain_pem)?.into_iter().map(CertificateDer::from).collect();
-    let key = PrivateKeyDer::from_pem_slice(key_pem)
-        .map_err(|_| Error::new(ErrorKind::BadInput, "this is no private key in PEM"))?;
+    let Identity { chain, key } = Identity::from_pem(chain_pem, key_pem)?;
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(wrong)?;
-    Ok(Arc::new(config.with_no_client_auth().with_single_cert(chain, key).map_err(wrong)?))
+        .map_err(unfit)?;
+    Ok(Arc::new(config.with_no_client_auth().with_single_cert(chain, key).map_err(unfit)?))
+}
+
+/// A server that shows `identity` and speaks one of `protocols` (of ALPN). With authorities, in DER, it takes clients
+/// alone that show a certificate that one of these vouches for.
+///
+/// # Errors
+/// [`ErrorKind::BadInput`] when the identity's parts do not belong together, or an authority cannot be read.
+pub fn server_as(
+    identity: Identity,
+    clients: Option<Vec<Vec<u8>>>,
+    protocols: &[&[u8]],
+    now: Now,
+) -> Result<Arc<ServerConfig>> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_details(provider.clone(), Arc::new(Time(now)))
+        .with_safe_default_protocol_versions()
+        .map_err(unfit)?;
+    let config = match clients {
+        None => config.with_no_client_auth(),
+        Some(authorities) => {
+            let wrong = || Error::new(ErrorKind::BadInput, "this is no certificate of an authority");
+            let mut store = RootCertStore::empty();
+            for authority in authorities {
+                store.add(CertificateDer::from(authority)).map_err(|_| wrong())?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).build();
+            config.with_client_cert_verifier(verifier.map_err(|_| wrong())?)
+        }
+    };
+    let mut config = config.with_single_cert(identity.chain, identity.key).map_err(unfit)?;
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(config))
 }
 
 /// See [`Trust`].

@@ -86,7 +86,7 @@ impl Dataflow {
     /// A refused key is no error here: the job has failed.
     pub async fn create(&self, spec: JobSpec) -> Result<Arc<Job>> {
         let kms_key = check(&spec)?;
-        self.shared.config.directory.admit(&spec.project, kms_key.as_ref(), "CreateJob")?;
+        self.shared.config.directory.admit(&spec.project, kms_key.as_ref(), "CreateJob").await?;
         (self.shared.config.room)()?;
         let (job, fresh) = self.admit(spec, kms_key.clone())?;
         if !fresh {

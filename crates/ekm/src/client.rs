@@ -77,7 +77,8 @@ impl Default for ClientConfig {
 }
 
 /// The certification authorities that this machine trusts, in DER.
-fn machine_roots() -> Vec<Vec<u8>> {
+#[must_use]
+pub fn machine_roots() -> Vec<Vec<u8>> {
     rustls_native_certs::load_native_certs().certs.into_iter().map(|der| der.to_vec()).collect()
 }
 

@@ -10,4 +10,4 @@ pub mod manager;
 pub mod token;
 mod wire;
 
-pub use client::{Client, ClientConfig};
+pub use client::{Client, ClientConfig, machine_roots};

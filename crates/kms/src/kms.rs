@@ -423,7 +423,7 @@ impl Inner {
     fn announce(&self, keys: impl IntoIterator<Item = CryptoKeyName>) {
         for key in keys {
             // Nobody listens: nobody has to be told.
-            let _ = self.changes.send(KeyChange { key });
+            let _ = self.changes.send(KeyChange::Of(key));
         }
     }
 

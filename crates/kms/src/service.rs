@@ -26,19 +26,22 @@ pub struct Encrypted {
 pub struct Decrypted {
     /// What was encrypted.
     pub plaintext: SecretBytes,
-    /// The version that the ciphertext was made under.
-    pub version: CryptoKeyVersionName,
-    /// Whether that version is the key's primary one now. When it is not, the key was rotated.
+    /// Whether the version that the ciphertext was made under is the key's primary one now. When it is not, the key was
+    /// rotated.
     pub used_primary: bool,
     /// How long an external key manager lets the plaintext be kept while it is silent, if it says.
     pub cache_for: Option<Duration>,
 }
 
-/// Says that the state of a version, the primary version or the access to a key may have changed.
+/// What may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyChange {
-    /// The key to ask about again.
-    pub key: CryptoKeyName,
+pub enum KeyChange {
+    /// The state of a version, the primary version or the access to this key: ask about it again.
+    Of(CryptoKeyName),
+    /// Any key: changes may have been missed.
+    OfAny,
+    /// No key; a KMS that did not answer answers again: ask about the keys that it was silent about.
+    Reachable,
 }
 
 /// The use of keys, in the name of a caller. Each use is in the audit log before it is answered.

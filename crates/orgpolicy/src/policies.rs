@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use claviger_core::{Clock, Error, ErrorKind, Result};
 use claviger_sealed::Records;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::policy::PREFIX;
 use crate::{Constraint, KeptSpec, Policy, PolicyName, Spec, validate};
@@ -53,6 +53,7 @@ pub struct Policies {
     set: RwLock<BTreeMap<PolicyName, Arc<Policy>>>,
     /// The last revision that was given; held while a change is made.
     turn: Mutex<i64>,
+    changes: watch::Sender<()>,
 }
 
 impl fmt::Debug for Policies {
@@ -74,7 +75,14 @@ impl Policies {
             last = last.max(policy.revision);
             set.insert(policy.name.clone(), Arc::new(policy));
         }
-        Ok(Arc::new(Self { records, clock, set: RwLock::new(set), turn: Mutex::new(last) }))
+        let changes = watch::Sender::new(());
+        Ok(Arc::new(Self { records, clock, set: RwLock::new(set), turn: Mutex::new(last), changes }))
+    }
+
+    /// Follows the policies: changed after each change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// A policy.
@@ -159,6 +167,7 @@ impl Policies {
             current(&etag, Some(this.get(&name)?.etag()))?;
             this.records.delete(&name.record()).await?;
             this.set.write().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            this.changes.send_replace(());
             Ok(())
         })
         .await
@@ -198,6 +207,7 @@ impl Policies {
             this.records.put(&policy.name.record(), policy.as_ref()).await?;
             let name = policy.name.clone();
             this.set.write().unwrap_or_else(PoisonError::into_inner).insert(name, policy.clone());
+            this.changes.send_replace(());
             Ok(policy)
         })
         .await

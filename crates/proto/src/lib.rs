@@ -1,5 +1,6 @@
-//! The messages and services of the Google APIs that Claviger serves, made from `proto/` when this crate is
-//! built. The modules mirror the packages: `google.bigtable.v2` is [`google::bigtable::v2`].
+//! The messages and services of the Google APIs that Claviger serves, and of the one that its own servers speak among
+//! themselves, made from `proto/` when this crate is built. The modules mirror the packages: `google.bigtable.v2` is
+//! [`google::bigtable::v2`].
 //!
 //! Invariant: no logic here. `bytes` fields are [`bytes::Bytes`], so that values pass without a copy.
 //!
@@ -19,7 +20,7 @@ mod generated {
 }
 mod redact;
 
-pub use generated::google;
+pub use generated::{claviger, google};
 
 /// The encoded `google.protobuf.FileDescriptorSet` of `proto/` and of the well-known types that it imports,
 /// with extension options and without comments.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use claviger_core::{Result, limits};
+use claviger_proto::claviger::kms::v1::data_servers_server::DataServersServer;
 use claviger_proto::google::bigtable::admin::v2::bigtable_instance_admin_server::BigtableInstanceAdminServer;
 use claviger_proto::google::bigtable::admin::v2::bigtable_table_admin_server::BigtableTableAdminServer;
 use claviger_proto::google::bigtable::v2::bigtable_server::BigtableServer;
@@ -23,10 +24,13 @@ use crate::auth::Guarded;
 use crate::beam::fn_api::FnApi;
 use crate::beam::jobs::JobApi;
 use crate::bigtable::{DataApi, InstanceAdminApi, TableAdminApi};
+use crate::config::ServeConfig;
+use crate::data_servers::DataServersApi;
 use crate::dataflow::DataflowApi;
 use crate::ekm::EkmApi;
 use crate::evidence::EvidenceApi;
 use crate::http::Front;
+use crate::keys::Here;
 use crate::kms::KmsApi;
 use crate::logging::LoggingApi;
 use crate::metrics::Metrics;
@@ -34,22 +38,31 @@ use crate::operations::OperationsApi;
 use crate::orgpolicy::OrgPolicyApi;
 use crate::projects::ProjectsApi;
 use crate::rest::Rest;
-use crate::run::Services;
+use crate::run::{Home, Services};
 use crate::seal::SealApi;
 use crate::storage::StorageApi;
 
 impl Front {
     /// Everything that `services` offers.
-    pub(crate) fn new(services: &Services, seal: SealApi) -> Result<Self> {
-        let kms = KmsApi::new(services.kms.clone(), services.policies.clone());
+    pub(crate) fn new(services: &Services, config: &ServeConfig, seal: SealApi) -> Result<Self> {
         let mut routes = Routes::builder();
-        routes.add_service(KeyManagementServiceServer::new(kms.clone()));
-        routes.add_service(EkmServiceServer::new(kms.clone()));
-        routes.add_service(IamPolicyServer::new(kms.clone()));
-        routes.add_service(LocationsServer::new(kms));
-        routes.add_service(ProjectsServer::new(ProjectsApi::new(services.kms.clone())));
-        routes.add_service(OrgPolicyServer::new(OrgPolicyApi::new(services.policies.clone())));
-        routes.add_service(LoggingServiceV2Server::new(LoggingApi::new(services.kms.audit_log().clone())));
+        routes.add_service(ProjectsServer::new(ProjectsApi::new(services.authority.clone())));
+        let mut kept = None;
+        if let Home::Here { here, changes, .. } = &services.home {
+            let Here { kms, policies } = here;
+            if config.kms.is_none() {
+                let api = KmsApi::new(kms.clone(), policies.clone());
+                routes.add_service(KeyManagementServiceServer::new(api.clone()));
+                routes.add_service(EkmServiceServer::new(api.clone()));
+                routes.add_service(IamPolicyServer::new(api.clone()));
+                routes.add_service(LocationsServer::new(api));
+                let api = DataServersApi::new(here.clone(), changes.clone(), &config.data_servers);
+                routes.add_service(DataServersServer::new(api));
+            }
+            routes.add_service(OrgPolicyServer::new(OrgPolicyApi::new(policies.clone())));
+            routes.add_service(LoggingServiceV2Server::new(LoggingApi::new(kms.audit_log().clone())));
+            kept = Some(kms);
+        }
         let mut serves_rows = None;
         if let Some(data) = &services.data
             && let Some(store) = data.bigtable.clone()
@@ -84,8 +97,8 @@ impl Front {
         Ok(Self {
             rows: serves_rows,
             storage: services.data.as_ref().and_then(|data| data.buckets.clone()).map(StorageApi::new),
-            ekm: EkmApi::new(services.kms.clone()),
-            evidence: EvidenceApi::new(services.kms.audit_log().clone()),
+            ekm: kept.map(|kms| EkmApi::new(kms.clone())),
+            evidence: kept.map(|kms| EvidenceApi::new(kms.audit_log().clone())),
             seal,
             grpc,
             rest,

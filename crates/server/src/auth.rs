@@ -1,10 +1,11 @@
 //! Who calls, and what they may ask for (docs/adr/0016).
 //!
 //! Invariant: every request passes [`Callers::admit`] before anything looks at it, and what it reaches asks again for
-//! the right that it needs; a request without an identity has none. A server without a file of callers listens on
-//! loopback only (the configuration refuses anything else), so whoever reaches it is the local administrator: no
-//! header changes that. What is open to everybody is named in [`is_open`] and in `methods.rs`, and nowhere else.
+//! the right that it needs; a request without an identity has none. A server that asks no one who they are, by a file of
+//! callers or by certificates, listens on loopback only (the configuration refuses anything else), so whoever reaches
+//! it is the local administrator: no header changes that. What is open to everybody is named in [`is_open`] and in `methods.rs`, and nowhere else.
 
+mod certificate;
 mod exchange;
 mod methods;
 mod refusal;
@@ -25,6 +26,7 @@ use crate::config::ServeConfig;
 use crate::ekm::EkmApi;
 use crate::http::Answer;
 
+pub(crate) use certificate::Peer;
 pub(crate) use methods::Guarded;
 
 /// How the header of a token begins; the case of its letters does not matter (RFC 9110).
@@ -44,8 +46,10 @@ pub(crate) enum Callers {
 pub(crate) enum Identity {
     /// The local administrator.
     Local,
-    /// The owner of a token.
+    /// The owner of a token, or of a certificate where a file of callers says what they may.
     Known(Arc<Known>),
+    /// The owner of a certificate.
+    Peer(Peer),
 }
 
 /// What becomes of a request.
@@ -77,14 +81,24 @@ impl Callers {
         }
     }
 
-    /// Lets a request in, or answers it. Without a file of callers this does nothing.
+    /// Lets a request in, or answers it. Without a file of callers and certificates this does nothing.
     pub(crate) fn admit<B>(&self, request: Request<B>, grpc: bool) -> Admitted<B> {
-        let Self::Tokens(callers) = self else { return Admitted::Go(request, Some(Identity::Local)) };
+        let peer = request.extensions().get::<Peer>();
+        let Self::Tokens(callers) = self else {
+            let identity = peer.map_or(Identity::Local, |peer| Identity::Peer(peer.clone()));
+            return Admitted::Go(request, Some(identity));
+        };
         let path = request.uri().path();
         if exchange::matches(path) && !grpc {
             return Admitted::Exchange(callers.clone(), request);
         }
-        match identify(callers, request.headers()) {
+        let peer = peer.filter(|_| !request.headers().contains_key(AUTHORIZATION));
+        let identity = match peer {
+            Some(peer) if peer.0.is_administrator() => Ok(Identity::Peer(peer.clone())),
+            Some(peer) => Ok(Identity::Known(callers.of_certificate(&peer.0.principal))),
+            None => identify(callers, request.headers()),
+        };
+        match identity {
             Ok(identity) => Admitted::Go(request, Some(identity)),
             Err(_) if is_open(request.method(), path) => Admitted::Go(request, None),
             Err(error) => Admitted::Refused(refusal::unauthenticated(
@@ -98,8 +112,7 @@ impl Callers {
 
 pub(crate) use exchange::answer as exchange;
 
-/// Who a request's headers say that it comes from. Client certificates will be a second source: what a connection knows
-/// of its peer, beside the headers.
+/// Who a request's headers say that it comes from.
 fn identify(callers: &claviger_callers::Callers, headers: &HeaderMap) -> Result<Identity> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or_else(refusal::missing)?;
@@ -131,6 +144,7 @@ impl Identity {
         match self {
             Self::Local => Caller::local_admin(),
             Self::Known(known) => known.caller.clone(),
+            Self::Peer(peer) => peer.0.clone(),
         }
     }
 
@@ -139,6 +153,8 @@ impl Identity {
         match self {
             Self::Local => true,
             Self::Known(known) => known.rights.has(right),
+            // Without a file of callers a certificate is for all data of the server. The seals are the administrators'.
+            Self::Peer(peer) => right != Right::Seals || peer.0.is_administrator(),
         }
     }
 
@@ -149,6 +165,7 @@ impl Identity {
         let principal = match self {
             Self::Local => Caller::LOCAL_ADMIN,
             Self::Known(known) => &known.caller.principal,
+            Self::Peer(peer) => &peer.0.principal,
         };
         Err(Error::permission_denied(format!(
             "Permission denied on {what}: no role of {principal} gives it on this server, \

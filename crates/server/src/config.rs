@@ -19,8 +19,14 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// The services to run, by name; see [`ServeConfig::SERVICES`].
     pub services: Vec<String>,
-    /// A KMS elsewhere. Not built yet.
-    pub kms_url: Option<String>,
+    /// A KMS elsewhere, in place of one in this process.
+    pub kms: Option<KmsElsewhere>,
+    /// What this server shows of itself; without, it speaks in the clear, on loopback.
+    pub tls: Option<TlsFiles>,
+    /// Who may use the KMS of this server as a server of data does, as IAM members.
+    pub data_servers: Vec<String>,
+    /// Who is an administrator of this server when they show a certificate, as IAM members.
+    pub admins: Vec<String>,
     /// An object store in place of the disk. Not built yet.
     pub store_url: Option<String>,
     /// How often each key in use is checked.
@@ -67,6 +73,32 @@ pub struct ServeConfig {
     pub default_project: String,
     /// The region of jobs that name none.
     pub default_region: String,
+}
+
+/// A KMS elsewhere and what is shown to it.
+#[derive(Clone, Debug, Default)]
+pub struct KmsElsewhere {
+    /// Where it is: `https://HOST[:PORT]`, or `http://` on this machine.
+    pub url: String,
+    /// The certificates that it is known by, in PEM; those that the machine trusts when none is named.
+    pub ca_file: Option<PathBuf>,
+    /// This server's certificate and those that vouch for it, in PEM.
+    pub cert_file: Option<PathBuf>,
+    /// The key of this server's certificate, in PEM.
+    pub key_file: Option<PathBuf>,
+    /// A file whose first line is sent as a bearer token, read at each use.
+    pub token_file: Option<PathBuf>,
+}
+
+/// What a server shows of itself, and whom it lets in.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// Its certificate and those that vouch for it, in PEM.
+    pub cert_file: PathBuf,
+    /// The key of its certificate, in PEM.
+    pub key_file: PathBuf,
+    /// The authorities that vouch for clients, in PEM. With them no one comes in without a certificate.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// A key of another KMS that has the gRPC API of Cloud KMS.
@@ -149,7 +181,10 @@ impl Default for ServeConfig {
             callers: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 9700)),
             services: Self::SERVICES.map(str::to_owned).to_vec(),
-            kms_url: None,
+            kms: None,
+            tls: None,
+            data_servers: Vec::new(),
+            admins: Vec::new(),
             store_url: None,
             key_check_interval: Duration::from_secs(5 * 60),
             kms_grace: Duration::from_secs(60 * 60),

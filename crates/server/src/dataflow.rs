@@ -24,7 +24,7 @@ use tonic::service::RoutesBuilder;
 
 use crate::beam::jobs::Defaults;
 
-pub(crate) use cloud::{Directory, Files};
+pub(crate) use cloud::Files;
 
 /// The services of the Dataflow API.
 #[derive(Clone, Debug)]

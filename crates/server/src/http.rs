@@ -5,11 +5,12 @@
 //! the process's other threads.
 
 mod cork;
+mod secure;
 mod threads;
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::body::Body;
 use claviger_callers::Right;
@@ -31,6 +32,7 @@ use crate::seal::SealApi;
 use crate::status;
 use crate::storage::StorageApi;
 
+pub(crate) use secure::Secure;
 pub(crate) use threads::serve;
 
 /// The answer of every service. Tonic's body, so that the answers to reads of rows are not boxed twice.
@@ -43,7 +45,8 @@ const ROWS: &str = "/google.bigtable.v2.Bigtable/";
 #[derive(Clone)]
 pub(crate) struct Door {
     open: Arc<OnceLock<Front>>,
-    seal: SealApi,
+    /// What says why it is closed.
+    seal: Arc<Mutex<SealApi>>,
     callers: Callers,
     others: Handle,
 }
@@ -51,7 +54,13 @@ pub(crate) struct Door {
 impl Door {
     /// A closed door.
     pub(crate) fn new(seal: SealApi, callers: Callers) -> Self {
+        let seal = Arc::new(Mutex::new(seal));
         Self { open: Arc::default(), seal, callers, others: Handle::current() }
+    }
+
+    /// Lets another say why it is closed.
+    pub(crate) fn closed_by(&self, seal: SealApi) {
+        *self.seal.lock().unwrap_or_else(PoisonError::into_inner) = seal;
     }
 
     /// Opens it, once.
@@ -90,7 +99,8 @@ impl Door {
     }
 
     async fn refuse(self, request: Request<Incoming>) -> Answer {
-        let refusal = self.seal.refusal();
+        let seal = self.seal.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let refusal = seal.refusal();
         if is_grpc(&request) {
             return grpc_error("14", refusal.message());
         }
@@ -100,7 +110,7 @@ impl Door {
                 plain(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", refusal.message()))
             }
             (_, path) if SealApi::matches(path) => {
-                self.seal.call(request.map(Body::new)).await.map(tonic::body::Body::new)
+                seal.call(request.map(Body::new)).await.map(tonic::body::Body::new)
             }
             _ => status::response(&status::status(refusal)).map(tonic::body::Body::new),
         }
@@ -112,8 +122,9 @@ impl Door {
 pub(crate) struct Front {
     pub(crate) rows: Option<BigtableServer<DataApi>>,
     pub(crate) storage: Option<StorageApi>,
-    pub(crate) evidence: EvidenceApi,
-    pub(crate) ekm: EkmApi,
+    /// What shows the KMS of this process; there may be none.
+    pub(crate) evidence: Option<EvidenceApi>,
+    pub(crate) ekm: Option<EkmApi>,
     pub(crate) seal: SealApi,
     pub(crate) grpc: Guarded<axum::Router>,
     pub(crate) rest: Arc<Rest<Guarded<axum::Router>>>,
@@ -161,19 +172,20 @@ impl Front {
             self.metrics.answered(uri.path(), self.clock.elapsed().saturating_sub(started));
             return with_sentence(uri.path(), response.map(tonic::body::Body::new));
         }
-        match (request.method(), request.uri().path()) {
+        let path = request.uri().path();
+        if let Some(ekm) = self.ekm.as_ref().filter(|_| EkmApi::matches(path)) {
+            return ekm.call(request.map(Body::new)).await.map(tonic::body::Body::new);
+        }
+        if let Some(evidence) = self.evidence.as_ref().filter(|_| EvidenceApi::matches(path)) {
+            return evidence.call(request.map(Body::new)).await.map(tonic::body::Body::new);
+        }
+        match (request.method(), path) {
             (&Method::GET | &Method::HEAD, "/healthz" | "/readyz") => plain(StatusCode::OK, "ok\n"),
             (&Method::GET, "/metrics") => {
                 match auth::allow(request.extensions(), Right::Metrics, "the measurements") {
                     Ok(()) => plain(StatusCode::OK, self.metrics.render()),
                     Err(error) => status::response(&status::status(error)).map(tonic::body::Body::new),
                 }
-            }
-            (_, path) if EkmApi::matches(path) => {
-                self.ekm.call(request.map(Body::new)).await.map(tonic::body::Body::new)
-            }
-            (_, path) if EvidenceApi::matches(path) => {
-                self.evidence.call(request.map(Body::new)).await.map(tonic::body::Body::new)
             }
             (_, path) if SealApi::matches(path) => {
                 self.seal.call(request.map(Body::new)).await.map(tonic::body::Body::new)

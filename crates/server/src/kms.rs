@@ -6,7 +6,7 @@
 mod constraints;
 mod convert;
 mod ekm;
-mod handlers;
+pub(crate) mod handlers;
 mod imports;
 mod policies;
 

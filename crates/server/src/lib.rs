@@ -9,10 +9,13 @@ mod auth;
 mod beam;
 mod bigtable;
 pub mod config;
+mod data_servers;
 mod dataflow;
 mod ekm;
+mod elsewhere;
 mod evidence;
 mod http;
+mod keys;
 mod kms;
 mod logging;
 mod metrics;
@@ -22,8 +25,14 @@ mod projects;
 pub mod rest;
 mod run;
 mod seal;
+mod secrets;
 pub mod status;
 mod storage;
 
-pub use config::{HsmTokenConfig, RootKms, RootToken, ServeConfig};
+/// The contract of `claviger_cmek` with a KMS, which `elsewhere::tests` runs over one elsewhere.
+#[cfg(test)]
+#[path = "../../cmek/tests/common/mod.rs"]
+mod common;
+
+pub use config::{HsmTokenConfig, KmsElsewhere, RootKms, RootToken, ServeConfig, TlsFiles};
 pub use run::serve;

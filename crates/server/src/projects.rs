@@ -7,25 +7,25 @@ use std::sync::Arc;
 
 use claviger_core::names::ProjectName;
 use claviger_core::{Error, Result};
-use claviger_kms::Kms;
 use claviger_kms::agents::MANAGED_PROJECT;
 use claviger_proto::google::cloud::resourcemanager::v3 as pb;
 use claviger_proto::google::cloud::resourcemanager::v3::projects_server::Projects;
 use tonic::{Request, Response, Status};
 
 use crate::auth;
+use crate::keys::Authority;
 use crate::status::status;
 
-/// The projects that the KMS in this process has numbers for.
-#[derive(Clone, Debug)]
+/// The projects that a KMS has numbers for.
+#[derive(Clone)]
 pub(crate) struct ProjectsApi {
-    kms: Arc<Kms>,
+    authority: Arc<dyn Authority>,
 }
 
 impl ProjectsApi {
     /// Serves the projects of a KMS.
-    pub(crate) fn new(kms: Arc<Kms>) -> Self {
-        Self { kms }
+    pub(crate) fn new(authority: Arc<dyn Authority>) -> Self {
+        Self { authority }
     }
 
     async fn get(&self, name: &str) -> Result<pb::Project> {
@@ -42,7 +42,7 @@ impl ProjectsApi {
                 "Looking a project up by its number is not built yet ('{name}'): name it by its id"
             )));
         }
-        let number = self.kms.project_number(id).await?;
+        let number = self.authority.project_number(id).await?;
         Ok(pb::Project {
             name: format!("projects/{number}"),
             project_id: id.to_owned(),
@@ -69,16 +69,19 @@ mod tests {
     use claviger_core::{ErrorKind, ManualClock, Timestamp};
     use claviger_crypto::SecretBytes;
     use claviger_kms::agents::Service;
-    use claviger_kms::{KmsConfig, RootSecret};
+    use claviger_kms::{Kms, KmsConfig, RootSecret};
     use object_store::memory::InMemory;
 
     use super::*;
+    use crate::keys::{self, Here};
 
     async fn api() -> ProjectsApi {
         let root = RootSecret::KeyFile(SecretBytes::new(vec![7; 32]));
         let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000_000)));
         let config = KmsConfig { root, ..KmsConfig::default() };
-        ProjectsApi::new(Kms::open(config, Arc::new(InMemory::new()), clock).await.unwrap())
+        let kms = Kms::open(config, Arc::new(InMemory::new()), clock.clone()).await.unwrap();
+        let policies = crate::orgpolicy::open(&kms, clock).await.unwrap();
+        ProjectsApi::new(Arc::new(Here { kms, policies }))
     }
 
     #[tokio::test]
@@ -88,7 +91,7 @@ mod tests {
         assert_eq!(project.project_id, "birds");
         assert_eq!(project.state(), pb::project::State::Active);
         let number = project.name.strip_prefix("projects/").unwrap();
-        let agent = api.kms.service_agent(Service::Bigtable, "birds").await.unwrap();
+        let agent = keys::agent(api.authority.as_ref(), Service::Bigtable, "birds").await.unwrap();
         assert_eq!(
             agent.principal,
             format!("serviceAccount:service-{number}@gcp-sa-bigtable.iam.gserviceaccount.com")

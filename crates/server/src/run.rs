@@ -3,24 +3,24 @@
 //! Invariant: the ready line is printed once requests are answered, and a stop makes all durable first. While the KMS is
 //! sealed nothing but its directory is open, and a line says so.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use claviger_bigtable::{Bigtable, KeyDirectory};
-use claviger_buckets::{Buckets, KeyDirectory as BucketKeyDirectory};
+use claviger_bigtable::Bigtable;
+use claviger_buckets::Buckets;
 use claviger_cmek::Manager;
-use claviger_core::names::CryptoKeyName;
 use claviger_core::{Caller, Clock, Error, ErrorKind, Result, SystemClock};
-use claviger_crypto::SecretBytes;
 use claviger_dataflow::{CloudFiles, Dataflow, Executor};
 use claviger_harness::{HarnessConfig, Harnesses, ProcessConfig};
 use claviger_kms::agents::Service;
 use claviger_kms::hsm::HsmKeys;
-use claviger_kms::{KeyService, Kms, KmsConfig, OpenedRoot};
-use claviger_orgpolicy::Policies;
+use claviger_kms::{Kms, KmsConfig, OpenedRoot, RootWrap};
 use claviger_sealed::{LocalStore, Records, SealedOptions, SealedStore};
 use claviger_shuffle::Budget;
 use object_store::ObjectStore;
@@ -32,7 +32,10 @@ use crate::auth::Callers;
 use crate::beam::fn_api::WorkerPools;
 use crate::beam::jobs::Defaults;
 use crate::config::ServeConfig;
-use crate::http::{Door, Front};
+use crate::data_servers::{ChangeLog, Sources};
+use crate::elsewhere::{self, Elsewhere, PlainKms, Reached, Remote};
+use crate::http::{Door, Front, Secure};
+use crate::keys::{self, Authority, Directory, Here};
 use crate::operations::Operations;
 use crate::seal::{self, Begin, Root, SealApi, Unsealed};
 use crate::{dataflow, http, orgpolicy};
@@ -54,10 +57,12 @@ const RETRY: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// What keeps it from starting: a directory in use, a root key that does not fit, a port that is taken,
-/// an address beyond loopback.
+/// an address beyond loopback without TLS, a KMS elsewhere that refuses.
 pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> Result<()> {
-    let config = check(config)?;
+    let config = check::check(config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let secure = Secure::new(&config, clock.clone())?;
+    let scheme = if secure.is_some() { "https" } else { "http" };
     let listener = TcpListener::bind(config.listen).await.map_err(|e| {
         Error::new(ErrorKind::FailedPrecondition, format!("cannot listen on {}: {e}", config.listen))
     })?;
@@ -65,50 +70,90 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
     let callers = Callers::open(&config, address, &clock)?;
     let watching = callers.watch();
     let (stop, stopped) = watch::channel(false);
+    let port = Port { listener, secure, callers, stopped, url: format!("{scheme}://{address}") };
     let mut shutdown = std::pin::pin!(shutdown);
-    let Begin { store, wraps, root, hsm } = seal::begin(&config, &clock).await?;
-    let start = Start { config: &config, endpoint: address.to_string(), store, clock: clock.clone(), hsm };
-    let (services, serving) = match root {
-        Root::Opened(root) => {
-            let api = SealApi::starting(wraps, clock.clone());
-            let door = Door::new(api.clone(), callers);
-            let services = start.open(*root, None, api, &door).await?;
-            (services, tokio::spawn(http::serve(listener, door, stopped)))
-        }
-        Root::Sealed(sealed) => {
-            let (api, mut unsealed) = SealApi::sealed(sealed, wraps, clock.clone());
-            let door = Door::new(api.clone(), callers);
-            let serving = tokio::spawn(http::serve(listener, door.clone(), stopped));
-            announce(&format!("claviger sealed http://{address}"));
-            let opened = tokio::select! {
-                unsealed = wait(&api, &mut unsealed, clock.as_ref()) => match unsealed {
-                    Some(Unsealed { root, by }) => start.open(root, Some(by), api, &door).await.map(Some),
-                    None => Err(Error::internal("the seal can no longer be opened")),
-                },
-                () = &mut shutdown => Ok(None),
-            };
-            match opened {
-                Ok(Some(services)) => (services, serving),
-                other => {
-                    stop.send_replace(true);
-                    let _ = serving.await;
-                    return other.map(drop);
-                }
-            }
-        }
+    let Some((services, serving)) = open(&config, port, address, clock, shutdown.as_mut(), &stop).await?
+    else {
+        return Ok(());
     };
     let mut background = services.spawn();
     background.extend(watching);
-    announce(&format!("claviger ready http://{address}"));
+    announce(&format!("claviger ready {scheme}://{address}"));
     shutdown.await;
     tracing::info!("stopping");
     stop.send_replace(true);
-    // Jobs that run have connections of their workers and watchers, which end with them.
-    let _ = tokio::join!(serving, services.stop_jobs());
+    // Jobs that run have connections of their workers and watchers, which end with them; so have data servers.
+    let _ = tokio::join!(serving, services.stop_streams());
     for task in background {
         task.abort();
     }
     services.close().await
+}
+
+/// Where requests come in.
+struct Port {
+    listener: TcpListener,
+    secure: Option<Secure>,
+    callers: Callers,
+    stopped: watch::Receiver<bool>,
+    url: String,
+}
+
+type Serving = tokio::task::JoinHandle<std::io::Result<()>>;
+
+impl Port {
+    fn serve(self, door: Door) -> Serving {
+        tokio::spawn(http::serve(self.listener, door, self.secure, self.stopped))
+    }
+}
+
+/// Opens all and lets requests in; nothing, when it was told to stop before that.
+async fn open(
+    config: &ServeConfig,
+    port: Port,
+    address: SocketAddr,
+    clock: Arc<dyn Clock>,
+    mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    stop: &watch::Sender<bool>,
+) -> Result<Option<(Services, Serving)>> {
+    let endpoint = address.to_string();
+    let Some(told) = &config.kms else {
+        let Begin { store, wraps, root, hsm } = seal::begin(config, &clock).await?;
+        let start = Start { config, endpoint, store, clock: clock.clone(), hsm, plain: None };
+        return Box::pin(start.here(root, wraps, At::Port(port), shutdown, stop)).await;
+    };
+    let api = SealApi::elsewhere(told.url.clone(), clock.clone());
+    let door = Door::new(api.clone(), port.callers.clone());
+    let url = port.url.clone();
+    let serving = port.serve(door.clone());
+    let reached = tokio::select! {
+        reached = elsewhere::reach(told, clock.clone()) => reached?,
+        () = &mut shutdown => {
+            stop.send_replace(true);
+            let _ = serving.await;
+            return Ok(None);
+        }
+    };
+    match reached {
+        Reached::Claviger(kms) => {
+            let authority = Arc::new(Remote(kms.clone()));
+            let services = Services::open(config, &endpoint, Home::Elsewhere(kms), authority, clock);
+            let services = Box::pin(services).await?;
+            door.open(Front::new(&services, config, api)?);
+            Ok(Some((services, serving)))
+        }
+        Reached::Plain(plain) => {
+            let Begin { store, wraps, root, hsm } = seal::begin(config, &clock).await?;
+            let start = Start { config, endpoint, store, clock: clock.clone(), hsm, plain: Some(plain) };
+            Box::pin(start.here(root, wraps, At::Door(door, serving, url), shutdown, stop)).await
+        }
+    }
+}
+
+/// Where requests come in, and whether they are answered already.
+enum At {
+    Port(Port),
+    Door(Door, Serving, String),
 }
 
 /// Waits until a request unseals the KMS, or a key elsewhere does, which is asked again and again.
@@ -128,17 +173,72 @@ struct Start<'a> {
     store: Arc<LocalStore>,
     clock: Arc<dyn Clock>,
     hsm: Option<Arc<dyn HsmKeys>>,
+    /// Where the customers' keys are used, when that is not here.
+    plain: Option<PlainKms>,
 }
 
 impl Start<'_> {
+    /// Opens a server with a KMS in this process, once that is unsealed.
+    async fn here(
+        self,
+        root: Root,
+        wraps: Vec<Arc<dyn RootWrap>>,
+        at: At,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+        stop: &watch::Sender<bool>,
+    ) -> Result<Option<(Services, Serving)>> {
+        let clock = self.clock.clone();
+        match root {
+            Root::Opened(root) => {
+                let api = SealApi::starting(wraps, clock);
+                match at {
+                    At::Port(port) => {
+                        let door = Door::new(api.clone(), port.callers.clone());
+                        let services = self.open(*root, None, api, &door).await?;
+                        Ok(Some((services, port.serve(door))))
+                    }
+                    At::Door(door, serving, _) => {
+                        door.closed_by(api.clone());
+                        let services = self.open(*root, None, api, &door).await?;
+                        Ok(Some((services, serving)))
+                    }
+                }
+            }
+            Root::Sealed(sealed) => {
+                let (api, mut unsealed) = SealApi::sealed(sealed, wraps, clock.clone());
+                let (door, serving, url) = match at {
+                    At::Port(port) => {
+                        let door = Door::new(api.clone(), port.callers.clone());
+                        let url = port.url.clone();
+                        (door.clone(), port.serve(door), url)
+                    }
+                    At::Door(door, serving, url) => {
+                        door.closed_by(api.clone());
+                        (door, serving, url)
+                    }
+                };
+                announce(&format!("claviger sealed {url}"));
+                let opened = tokio::select! {
+                    unsealed = wait(&api, &mut unsealed, clock.as_ref()) => match unsealed {
+                        Some(Unsealed { root, by }) => self.open(root, Some(by), api, &door).await.map(Some),
+                        None => Err(Error::internal("the seal can no longer be opened")),
+                    },
+                    () = &mut shutdown => Ok(None),
+                };
+                match opened {
+                    Ok(Some(services)) => Ok(Some((services, serving))),
+                    other => {
+                        stop.send_replace(true);
+                        let _ = serving.await;
+                        other.map(|_| None)
+                    }
+                }
+            }
+        }
+    }
+
     /// Opens everything, with the opened root of the KMS, and then the door. `by` is who unsealed it.
-    async fn open(
-        &self,
-        root: OpenedRoot,
-        by: Option<Caller>,
-        api: SealApi,
-        door: &Door,
-    ) -> Result<Services> {
+    async fn open(self, root: OpenedRoot, by: Option<Caller>, api: SealApi, door: &Door) -> Result<Services> {
         let config = KmsConfig {
             min_destroy_duration: self.config.kms_min_destroy_duration,
             external: Some(crate::ekm::client(self.config, self.clock.clone())?),
@@ -151,8 +251,17 @@ impl Start<'_> {
             kms.note_unseal(&by, &seal).await?;
         }
         api.open(kms.clone());
-        let services = Box::pin(Services::open(self.config, &self.endpoint, kms, self.clock.clone())).await?;
-        door.open(Front::new(&services, api)?);
+        let policies = Box::pin(orgpolicy::open(&kms, self.clock.clone())).await?;
+        let (changes, sources) = ChangeLog::new(&kms, &policies);
+        let here = Here { kms, policies };
+        let authority: Arc<dyn Authority> = match self.plain {
+            None => Arc::new(here.clone()),
+            Some(plain) => plain.beside(here.clone()),
+        };
+        let home = Home::Here { here, changes, sources: Mutex::new(Some(sources)) };
+        let services = Services::open(self.config, &self.endpoint, home, authority, self.clock);
+        let services = Box::pin(services).await?;
+        door.open(Front::new(&services, self.config, api)?);
         Ok(services)
     }
 }
@@ -164,40 +273,23 @@ fn announce(line: &str) {
     let _ = std::io::stdout().flush();
 }
 
-/// Refuses what is not built or not safe.
-fn check(config: ServeConfig) -> Result<ServeConfig> {
-    if !config.listen.ip().is_loopback() {
-        return Err(Error::precondition(format!(
-            "refusing to listen on {}: beyond loopback a server needs TLS and authentication, which are not built yet; listen on 127.0.0.1",
-            config.listen
-        )));
-    }
-    if config.kms_url.is_some() {
-        return Err(Error::unimplemented("--kms is not built yet: the KMS runs in this process"));
-    }
-    if config.store_url.is_some() {
-        return Err(Error::unimplemented("--store is not built yet: data goes to --data-dir"));
-    }
-    for service in &config.services {
-        if !ServeConfig::SERVICES.contains(&service.as_str()) {
-            return Err(Error::invalid(format!(
-                "'{service}' is not a service; there are {}",
-                ServeConfig::SERVICES.join(", ")
-            )));
-        }
-    }
-    if !config.services.iter().any(|service| service == "kms") {
-        return Err(Error::unimplemented(
-            "a server without the service kms needs --kms, which is not built yet",
-        ));
-    }
-    Ok(config)
+/// Where the keys are.
+pub(crate) enum Home {
+    /// In this process.
+    Here {
+        here: Here,
+        changes: Arc<ChangeLog>,
+        /// Until the log runs.
+        sources: Mutex<Option<Sources>>,
+    },
+    /// At a Claviger elsewhere.
+    Elsewhere(Arc<Elsewhere>),
 }
 
 /// Everything that runs.
 pub(crate) struct Services {
-    pub(crate) kms: Arc<Kms>,
-    pub(crate) policies: Arc<Policies>,
+    pub(crate) home: Home,
+    pub(crate) authority: Arc<dyn Authority>,
     pub(crate) data: Option<Data>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -226,23 +318,30 @@ impl Services {
     async fn open(
         config: &ServeConfig,
         endpoint: &str,
-        kms: Arc<Kms>,
+        home: Home,
+        authority: Arc<dyn Authority>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let policies = Box::pin(orgpolicy::open(&kms, clock.clone())).await?;
         let data = if config.services.iter().any(|service| service != "kms") {
-            let keys = (kms.clone(), policies.clone());
-            Some(Box::pin(Data::open(config, endpoint, keys, clock.clone())).await?)
+            Some(Box::pin(Data::open(config, endpoint, authority.clone(), clock.clone())).await?)
         } else {
             None
         };
-        Ok(Self { kms, policies, data, clock })
+        Ok(Self { home, authority, data, clock })
     }
 
     /// Starts what runs beside requests.
     fn spawn(&self) -> Vec<tokio::task::JoinHandle<()>> {
-        let kms = self.kms.clone();
-        let mut tasks = vec![tokio::spawn(async move { kms.run().await })];
+        let mut tasks = Vec::new();
+        match &self.home {
+            Home::Here { here, changes, sources } => {
+                let kms = here.kms.clone();
+                tasks.push(tokio::spawn(async move { kms.run().await }));
+                let sources = sources.lock().unwrap_or_else(PoisonError::into_inner).take();
+                tasks.extend(sources.map(|sources| tokio::spawn(changes.clone().run(sources))));
+            }
+            Home::Elsewhere(kms) => tasks.push(tokio::spawn(kms.clone().follow())),
+        }
         if let Some(data) = &self.data {
             tasks.push(tokio::spawn(data.keys.clone().run()));
             tasks.extend(data.bigtable.clone().map(|store| tokio::spawn(store.close_idle_tablets())));
@@ -251,7 +350,11 @@ impl Services {
         tasks
     }
 
-    async fn stop_jobs(&self) {
+    /// Ends what would keep connections open.
+    async fn stop_streams(&self) {
+        if let Home::Here { changes, .. } = &self.home {
+            changes.close();
+        }
         if let Some(jobs) = self.data.as_ref().and_then(|data| data.jobs.as_ref()) {
             jobs.dataflow.close().await;
         }
@@ -269,8 +372,13 @@ impl Services {
             data.records.close().await?;
             data.platform.close().await?;
         }
-        let policies = self.policies.close().await;
-        self.kms.close().await.and(policies)
+        match &self.home {
+            Home::Here { here, .. } => {
+                let policies = here.policies.close().await;
+                here.kms.close().await.and(policies)
+            }
+            Home::Elsewhere(_) => Ok(()),
+        }
     }
 }
 
@@ -278,12 +386,12 @@ impl Data {
     async fn open(
         config: &ServeConfig,
         endpoint: &str,
-        (kms, policies): (Arc<Kms>, Arc<Policies>),
+        authority: Arc<dyn Authority>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let disk = Arc::new(open_dir(&config.data_dir).await?);
         let files: Arc<dyn ObjectStore> = disk.clone();
-        let (key, agent) = managed(&kms, Service::Platform, PLATFORM_REGION).await?;
+        let (key, agent) = keys::managed(authority.as_ref(), Service::Platform, PLATFORM_REGION).await?;
         // Where tables or buckets are, a catalog was: an empty one in its place would have them removed as
         // left over.
         let mut had_catalog = false;
@@ -292,7 +400,7 @@ impl Data {
             had_catalog |= !found.map_err(claviger_sealed::from_store)?.common_prefixes.is_empty();
         }
         let platform_key = claviger_cmek::platform::open(
-            kms.as_ref(),
+            authority.keys().as_ref(),
             &key,
             &agent,
             files.clone(),
@@ -313,7 +421,7 @@ impl Data {
         let records = Arc::new(Records::open(platform.clone(), "records").await?);
         let keys = Manager::open(
             records.clone(),
-            kms.clone(),
+            authority.keys(),
             clock.clone(),
             claviger_cmek::Config {
                 check_interval: config.key_check_interval,
@@ -324,8 +432,7 @@ impl Data {
         )?;
         let serves = |name: &str| config.services.iter().any(|service| service == name);
         let room: Arc<dyn Fn() -> Result<()> + Send + Sync> = Arc::new(move || disk.check_room());
-        let directory =
-            |service| Arc::new(Directory { kms: kms.clone(), policies: policies.clone(), service });
+        let directory = |service| Arc::new(Directory { authority: authority.clone(), service });
         let mut bigtable = None;
         if serves("bigtable") {
             let config = claviger_bigtable::Config {
@@ -361,7 +468,7 @@ impl Data {
                 files,
                 records: records.clone(),
                 keys: keys.clone(),
-                directory: Arc::new(dataflow::Directory { kms, policies }),
+                directory: directory(Service::Dataflow),
                 cloud,
                 harnesses: harnesses.clone(),
                 runner: Arc::new(Executor),
@@ -424,69 +531,4 @@ pub(crate) async fn open_dir(dir: &std::path::Path) -> Result<LocalStore> {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         Error::new(error.kind(), format!("{}: {error}{cause}", dir.display())).because(error)
     })
-}
-
-/// A key that Claviger manages, and who may use it.
-async fn managed(kms: &Kms, service: Service, region: &str) -> Result<(CryptoKeyName, Caller)> {
-    let key = kms.managed_key(service, region).await?;
-    let agent = kms.service_agent(service, key.project()).await?;
-    Ok((key, agent))
-}
-
-/// A service's agents and managed keys, from the KMS of this process, and its policies.
-struct Directory {
-    kms: Arc<Kms>,
-    policies: Arc<Policies>,
-    service: Service,
-}
-
-#[async_trait]
-impl KeyDirectory for Directory {
-    async fn agent(&self, project: &str) -> Result<Caller> {
-        self.kms.service_agent(self.service, project).await
-    }
-
-    async fn managed_key(&self, region: &str) -> Result<(CryptoKeyName, Caller)> {
-        managed(&self.kms, self.service, region).await
-    }
-
-    async fn try_key(&self, caller: &Caller, key: &CryptoKeyName) -> Result<()> {
-        let probe = SecretBytes::new(b"claviger".to_vec());
-        // Both halves: a key that only encrypts would lock its data in.
-        let aad = b"claviger key trial";
-        let sealed = self.kms.encrypt(caller, key, &probe, aad).await?;
-        self.kms.decrypt(caller, key, &sealed.ciphertext, aad).await.map(drop)
-    }
-
-    async fn is_external(&self, key: &CryptoKeyName) -> Result<bool> {
-        // Whatever the agent may see: it may use the key, or this is not asked.
-        Ok(self.kms.get_crypto_key(&Caller::local_admin(), key)?.key.is_external())
-    }
-
-    fn admit(&self, project: &str, key: Option<&CryptoKeyName>, operation: &str) -> Result<()> {
-        self.policies.protection(project, orgpolicy::names(self.service), key, operation)
-    }
-}
-
-#[async_trait]
-impl BucketKeyDirectory for Directory {
-    async fn project_number(&self, project: &str) -> Result<u64> {
-        self.kms.project_number(project).await
-    }
-
-    async fn agent(&self, project: &str) -> Result<Caller> {
-        KeyDirectory::agent(self, project).await
-    }
-
-    async fn managed_key(&self, location: &str) -> Result<(CryptoKeyName, Caller)> {
-        KeyDirectory::managed_key(self, location).await
-    }
-
-    async fn try_key(&self, caller: &Caller, key: &CryptoKeyName) -> Result<()> {
-        KeyDirectory::try_key(self, caller, key).await
-    }
-
-    fn admit(&self, project: &str, key: Option<&CryptoKeyName>, operation: &str) -> Result<()> {
-        KeyDirectory::admit(self, project, key, operation)
-    }
 }

@@ -83,6 +83,8 @@ enum State {
     Sealed(Arc<SealedRoot>),
     Starting(Vec<SealInfo>),
     Open(Arc<Kms>),
+    /// The KMS of this server is elsewhere, at this place.
+    Elsewhere(String),
 }
 
 /// What was tried since the server started.
@@ -108,6 +110,11 @@ impl SealApi {
         Self::new(State::Starting(Vec::new()), wraps, clock).0
     }
 
+    /// The API of a server whose KMS is elsewhere.
+    pub(crate) fn elsewhere(place: String, clock: Arc<dyn Clock>) -> Self {
+        Self::new(State::Elsewhere(place), Vec::new(), clock).0
+    }
+
     fn new(
         state: State,
         wraps: Vec<Arc<dyn RootWrap>>,
@@ -125,8 +132,12 @@ impl SealApi {
 
     /// What a request that needs the KMS is told.
     pub(crate) fn refusal(&self) -> Error {
-        let sealed = matches!(self.state(), State::Sealed(_));
-        Error::new(ErrorKind::Unavailable, if sealed { SEALED } else { STARTING })
+        let why = match self.state() {
+            State::Sealed(_) => SEALED.to_owned(),
+            State::Starting(_) | State::Open(_) => STARTING.to_owned(),
+            State::Elsewhere(place) => format!("The server waits for its KMS at {place}."),
+        };
+        Error::new(ErrorKind::Unavailable, why)
     }
 
     /// Whether a request is for this API.
@@ -176,6 +187,7 @@ impl SealApi {
             State::Sealed(root) => ("sealed", root.seals()),
             State::Starting(seals) => ("starting", seals),
             State::Open(kms) => ("open", kms.seals().await),
+            State::Elsewhere(place) => return Ok(json!({ "state": "elsewhere", "kms": place, "seals": [] })),
         };
         let mut told = json!({ "state": state, "seals": seals.iter().map(shown).collect::<Vec<_>>() });
         // An attempt under way holds the shares; it is over in a moment.
@@ -196,8 +208,12 @@ impl SealApi {
                 "Another attempt to unseal is under way: try again in a moment.",
             ));
         };
-        let State::Sealed(root) = self.state() else {
-            return Err(Error::precondition("The server is not sealed."));
+        let root = match self.state() {
+            State::Sealed(root) => root,
+            State::Elsewhere(_) => return Err(self.kms().err().unwrap_or_else(|| self.refusal())),
+            State::Starting(_) | State::Open(_) => {
+                return Err(Error::precondition("The server is not sealed."));
+            }
         };
         let secret = match given {
             Unseal::ForgetShares => {
@@ -235,7 +251,7 @@ impl SealApi {
         let seal = root.opened_by().clone();
         let seals = match self.state() {
             State::Sealed(sealed) => sealed.seals(),
-            State::Starting(_) | State::Open(_) => Vec::new(),
+            State::Starting(_) | State::Open(_) | State::Elsewhere(_) => Vec::new(),
         };
         // Before it is handed on: whoever gets it says that the KMS is open.
         self.set(State::Starting(seals));
@@ -285,6 +301,9 @@ impl SealApi {
         match self.state() {
             State::Open(kms) => Ok(kms),
             State::Sealed(_) | State::Starting(_) => Err(self.refusal()),
+            State::Elsewhere(place) => {
+                Err(Error::precondition(format!("The keys of this server are at {place}: ask there.")))
+            }
         }
     }
 

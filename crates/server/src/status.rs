@@ -75,6 +75,39 @@ pub fn http(code: Code) -> (StatusCode, &'static str) {
     }
 }
 
+/// The kind of error behind a gRPC code.
+fn kind(code: Code) -> ErrorKind {
+    match code {
+        Code::InvalidArgument => ErrorKind::InvalidArgument,
+        Code::NotFound => ErrorKind::NotFound,
+        Code::AlreadyExists => ErrorKind::AlreadyExists,
+        Code::PermissionDenied => ErrorKind::PermissionDenied,
+        Code::Unauthenticated => ErrorKind::Unauthenticated,
+        Code::FailedPrecondition => ErrorKind::FailedPrecondition,
+        Code::ResourceExhausted => ErrorKind::ResourceExhausted,
+        Code::OutOfRange => ErrorKind::OutOfRange,
+        Code::Aborted => ErrorKind::Aborted,
+        Code::Unavailable | Code::Cancelled => ErrorKind::Unavailable,
+        Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+        Code::Unimplemented => ErrorKind::Unimplemented,
+        Code::DataLoss => ErrorKind::DataLoss,
+        Code::Ok | Code::Unknown | Code::Internal => ErrorKind::Internal,
+    }
+}
+
+/// The error that another server told of by a status, with its violations.
+#[must_use]
+pub fn error(status: &Status) -> Error {
+    let mut error = Error::new(kind(status.code()), cut(status.message(), MESSAGE_BYTES));
+    let told = RpcStatus::decode(status.details()).unwrap_or_default();
+    for failure in told.details.iter().filter_map(|detail| detail.to_msg::<PreconditionFailure>().ok()) {
+        for violation in failure.violations {
+            error = error.violating(&violation.r#type, violation.subject, violation.description);
+        }
+    }
+    error
+}
+
 /// The gRPC status of an error. For use in `map_err`.
 #[must_use]
 pub fn status(error: Error) -> Status {
@@ -245,6 +278,20 @@ mod tests {
             );
             assert_eq!(rpc_status(&Error::new(kind, "x")).code, code as i32);
         }
+    }
+
+    #[test]
+    fn what_another_server_told_of_is_the_error_that_it_had() {
+        for (kind, ..) in TABLE {
+            let given = Error::new(kind, "a sentence").violating("KEY_DISABLED", "k", "Enable it.");
+            let got = error(&status(given.clone()));
+            assert_eq!((got.kind(), got.message()), (kind, "a sentence"));
+            assert_eq!(got.violations(), given.violations());
+        }
+        assert_eq!(
+            error(&Status::with_details(Code::NotFound, "x", Bytes::from_static(b"!"))).message(),
+            "x"
+        );
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Bigtable {
         }
         self.refuse_while_locked(&instance).await?;
         let cmek = spec.kms_key.is_some();
-        self.directory.admit(name.project(), spec.kms_key.as_ref(), "CreateCluster")?;
+        self.directory.admit(name.project(), spec.kms_key.as_ref(), "CreateCluster").await?;
         let cluster = self.check_cluster(name, spec, self.shared.clock.now()).await?;
         if self.catalog.clusters(&instance).iter().any(|other| other.kms_key.is_some() != cmek) {
             return Err(Error::precondition(format!(

@@ -67,7 +67,7 @@ impl Bigtable {
         })?;
         let now = self.shared.clock.now();
         let cluster_name = ClusterName::new(name.project(), name.instance(), &cluster_id)?;
-        self.directory.admit(name.project(), cluster.kms_key.as_ref(), "CreateInstance")?;
+        self.directory.admit(name.project(), cluster.kms_key.as_ref(), "CreateInstance").await?;
         let cluster = self.check_cluster(cluster_name, cluster, now).await?;
         let right = self.catalog.change().await;
         if self.catalog.instance(&name).is_ok() {

@@ -93,7 +93,7 @@ impl Bigtable {
         self.refuse_while_locked(instance).await?;
         let clusters = self.catalog.clusters(instance);
         for cluster in &clusters {
-            self.directory.admit(name.project(), cluster.kms_key.as_ref(), "CreateTable")?;
+            self.directory.admit(name.project(), cluster.kms_key.as_ref(), "CreateTable").await?;
         }
         let mut tablets = BTreeMap::new();
         for cluster in clusters {

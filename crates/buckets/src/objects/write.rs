@@ -171,7 +171,7 @@ impl Buckets {
         metadata.check()?;
         (self.shared.room)()?;
         let key = kms_key.or(found.config.kms_key.as_ref());
-        self.directory.admit(&found.project, key, "storage.objects.create")?;
+        self.directory.admit(&found.project, key, "storage.objects.create").await?;
         let vault = self.ensure_vault(bucket, key).await?;
         self.open_vault(&*self.bucket(bucket)?, &vault).await?;
         if *conditions != Conditions::default() {

@@ -8,6 +8,7 @@ use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use claviger_kms::KeyChange;
 use claviger_sealed::scope::ScopeId;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinSet;
@@ -107,9 +108,17 @@ impl Manager {
             let wait = self.start_due(&mut jobs);
             tokio::select! {
                 change = changes.recv(), if pushes => match change {
-                    Ok(change) => {
+                    Ok(KeyChange::Of(key)) => {
                         let manager = self.clone();
-                        jobs.spawn(async move { manager.check_key(&change.key).await });
+                        jobs.spawn(async move { manager.check_key(&key).await });
+                    }
+                    Ok(KeyChange::OfAny) => {
+                        let manager = self.clone();
+                        jobs.spawn(async move { manager.check_all().await });
+                    }
+                    Ok(KeyChange::Reachable) => {
+                        let manager = self.clone();
+                        jobs.spawn(async move { manager.check_silent().await });
                     }
                     Err(broadcast::error::RecvError::Lagged(missed)) => {
                         tracing::warn!(missed, "changes of keys came too fast; all scopes are checked");

@@ -18,7 +18,7 @@ use futures::future::join_all;
 
 use super::Manager;
 use crate::answer;
-use crate::lifecycle::{Moment, Reason};
+use crate::lifecycle::{KeyState, Moment, Reason};
 use crate::record::{Generation, record_key, seen_key, wrapping_aad};
 use crate::scope::{Answer, Probe, Scope, mismatch};
 
@@ -73,6 +73,13 @@ impl Manager {
     /// Asks about all loaded scopes, some at a time.
     pub async fn check_all(&self) {
         let checks = self.loaded().into_iter().map(|scope| self.check_in_turn(scope));
+        join_all(checks.collect::<Vec<_>>()).await;
+    }
+
+    /// Asks about the loaded scopes that the KMS was silent about, some at a time.
+    pub(super) async fn check_silent(&self) {
+        let silent = |scope: &Arc<Scope>| matches!(scope.state(), KeyState::Unreachable { .. });
+        let checks = self.loaded().into_iter().filter(silent).map(|scope| self.check_in_turn(scope));
         join_all(checks.collect::<Vec<_>>()).await;
     }
 

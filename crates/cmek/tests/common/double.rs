@@ -126,8 +126,12 @@ impl Double {
 
     pub fn push(&self, key: &CryptoKeyName) {
         if self.pushes.load(Ordering::Relaxed) {
-            let _ = self.changes.lock().unwrap().send(KeyChange { key: key.clone() });
+            self.tell(KeyChange::Of(key.clone()));
         }
+    }
+
+    pub fn tell(&self, change: KeyChange) {
+        let _ = self.changes.lock().unwrap().send(change);
     }
 
     pub fn forget(&self, key: &CryptoKeyName) {
@@ -229,12 +233,7 @@ impl KeyService for Double {
         let (_, used_primary) = decision?;
         let lies = *self.mood.lock().unwrap() == Mood::Lies;
         let plaintext = SecretBytes::new(if lies { vec![9; 32] } else { plaintext });
-        Ok(Decrypted {
-            plaintext,
-            version: key.version_name(version),
-            used_primary,
-            cache_for: *self.cache_for.lock().unwrap(),
-        })
+        Ok(Decrypted { plaintext, used_primary, cache_for: *self.cache_for.lock().unwrap() })
     }
 
     fn changes(&self) -> broadcast::Receiver<KeyChange> {

@@ -29,7 +29,15 @@ fn pinned(pem: &str) -> Trust {
 /// Moves bytes between two ends until both are done.
 fn handshake(trust: Trust, name: &'static str, at: u64, chain: &str, key: &str) -> Result<(), rustls::Error> {
     let client = client(trust, Arc::new(move || at)).unwrap();
-    let server = server(chain, key.as_bytes()).unwrap();
+    meet(client, name, server(chain, key.as_bytes()).unwrap()).map(drop)
+}
+
+/// The server's side of a connection that both agreed on.
+fn meet(
+    client: Arc<ClientConfig>,
+    name: &'static str,
+    server: Arc<ServerConfig>,
+) -> Result<Connection, rustls::Error> {
     let name = ServerName::try_from(name).unwrap();
     let mut client = Connection::from(ClientConnection::new(client, name).unwrap());
     let mut server = Connection::from(ServerConnection::new(server).unwrap());
@@ -37,7 +45,7 @@ fn handshake(trust: Trust, name: &'static str, at: u64, chain: &str, key: &str) 
         pass(&mut client, &mut server)?;
         pass(&mut server, &mut client)?;
     }
-    Ok(())
+    Ok(server)
 }
 
 fn pass(from: &mut Connection, to: &mut Connection) -> Result<(), rustls::Error> {
@@ -94,4 +102,31 @@ fn what_cannot_be_shown_or_trusted_is_refused_at_once() {
     assert!(client(Trust::Pinned(Vec::new()), Arc::new(|| 0)).is_err());
     assert!(client(Trust::Roots(Vec::new()), Arc::new(|| 0)).is_err());
     assert!(client(Trust::Pinned(vec![b"no certificate".to_vec()]), Arc::new(|| 0)).is_err());
+}
+
+#[test]
+fn a_server_that_asks_takes_clients_whom_its_authority_vouches_for_and_no_others() {
+    let identity = |cert: &str, key: &str| Identity::from_pem(cert, key.as_bytes()).unwrap();
+    let meets = |shown: Option<Identity>, at: u64| {
+        let client = client_as(pinned(OWN), shown, &[b"h2"], Arc::new(|| IN_2030)).unwrap();
+        let authorities = Some(vec![der(CA)]);
+        let server = server_as(identity(OWN, OWN_KEY), authorities, &[b"h2"], Arc::new(move || at));
+        meet(client, "ekm.example.com", server.unwrap())
+    };
+    let server = meets(Some(identity(LEAF, LEAF_KEY)), IN_2030).unwrap();
+    assert_eq!(server.peer_certificates().unwrap()[0].as_ref(), der(LEAF));
+    assert_eq!(server.alpn_protocol(), Some(b"h2".as_slice()));
+    assert!(matches!(meets(None, IN_2030), Err(rustls::Error::NoCertificatesPresented)));
+    assert!(meets(Some(identity(OWN, OWN_KEY)), IN_2030).is_err(), "another vouches for it");
+    assert!(meets(Some(identity(LEAF, LEAF_KEY)), 9_999_999_999).is_err(), "its time is over");
+}
+
+#[test]
+fn an_identity_of_parts_that_do_not_belong_together_is_refused() {
+    let mixed = || Identity::from_pem(OWN, LEAF_KEY.as_bytes()).unwrap();
+    assert!(client_as(pinned(OWN), Some(mixed()), &[], Arc::new(|| IN_2030)).is_err());
+    assert!(server_as(mixed(), None, &[], Arc::new(|| IN_2030)).is_err());
+    assert!(Identity::from_pem("x", OWN_KEY.as_bytes()).is_err());
+    assert!(Identity::from_pem(OWN, b"x").is_err());
+    assert!(!format!("{:?}", mixed()).contains("key"));
 }

@@ -90,7 +90,7 @@ pub struct DecryptRequest<'a> {
 /// The answer of Decrypt.
 #[derive(Debug)]
 pub struct DecryptReply {
-    /// Plaintext and version.
+    /// Plaintext, and what is said with it.
     pub decrypted: Decrypted,
     /// The checksum of the plaintext.
     pub plaintext_crc32c: u32,
@@ -211,7 +211,6 @@ impl Kms {
             protection: version.version.protection(),
             decrypted: Decrypted {
                 plaintext,
-                version: version.version.name.clone(),
                 used_primary: primary == Some(version.version.number),
                 cache_for,
             },

@@ -36,6 +36,8 @@ pub(super) fn right(path: &str) -> Option<Right> {
         | "google.cloud.kms.v1.EkmService"
         | "google.iam.v1.IAMPolicy"
         | "google.cloud.location.Locations" => Right::Keys,
+        // It looks itself whether the caller is one of the data servers.
+        "claviger.kms.v1.DataServers" => Right::Keys,
         "google.cloud.resourcemanager.v3.Projects" => Right::Projects,
         "google.bigtable.admin.v2.BigtableInstanceAdmin"
         | "google.bigtable.admin.v2.BigtableTableAdmin"

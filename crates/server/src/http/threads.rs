@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Door;
 use super::cork::corked;
+use super::secure::{self, Secure};
 
 /// How long requests under way may take once the server is told to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +42,7 @@ fn count() -> usize {
 }
 
 /// Starts a thread, which ends when the sender is dropped and its connections are gone.
-fn start(number: usize, door: Door) -> std::io::Result<mpsc::Sender<Handed>> {
+fn start(number: usize, door: Door, secure: Option<Secure>) -> std::io::Result<mpsc::Sender<Handed>> {
     let (sender, mut handed) = mpsc::channel::<Handed>(WAITING);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("clients-{number}")).spawn(move || {
@@ -56,11 +57,15 @@ fn start(number: usize, door: Door) -> std::io::Result<mpsc::Sender<Handed>> {
                     },
                     Some(_) = connections.join_next() => continue,
                 };
-                match TcpStream::from_std(stream) {
-                    Ok(stream) => {
+                match (TcpStream::from_std(stream), &secure) {
+                    (Ok(stream), None) => {
                         connections.spawn(talk(builder.clone(), stream, watcher, door.clone()));
                     }
-                    Err(error) => tracing::warn!(%error, "a connection could not be taken up"),
+                    (Ok(stream), Some(secure)) => {
+                        let (builder, secure) = (builder.clone(), secure.clone());
+                        connections.spawn(secure::talk(builder, secure, stream, watcher, door.clone()));
+                    }
+                    (Err(error), _) => tracing::warn!(%error, "a connection could not be taken up"),
                 }
             }
             while connections.join_next().await.is_some() {}
@@ -104,16 +109,18 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Serves until `stop` says so, then lets requests under way end.
+/// Serves until `stop` says so, then lets requests under way end; over TLS, when it is told how.
 ///
 /// # Errors
 /// When a thread could not be started.
 pub(crate) async fn serve(
     listener: TcpListener,
     door: Door,
+    secure: Option<Secure>,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    let threads: Vec<_> = (0..count()).map(|number| start(number, door.clone())).collect::<Result<_, _>>()?;
+    let threads = (0..count()).map(|number| start(number, door.clone(), secure.clone()));
+    let threads: Vec<_> = threads.collect::<Result<_, _>>()?;
     let graceful = GracefulShutdown::new();
     for thread in threads.iter().cycle() {
         let stream = tokio::select! {

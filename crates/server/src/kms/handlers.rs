@@ -2,6 +2,8 @@
 //!
 //! Invariant: names are parsed before anything else is looked at.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use claviger_core::names::{CryptoKeyName, CryptoKeyVersionName, KeyRingName, LocationName, ProjectName};
 use claviger_core::{Caller, Error, Result};
@@ -229,7 +231,7 @@ pub(super) async fn restore_crypto_key_version(
     kms.restore_version(caller, &CryptoKeyVersionName::parse(&request.name)?).await.map(convert::version)
 }
 
-pub(super) async fn encrypt(
+pub(crate) async fn encrypt(
     kms: &Kms,
     caller: &Caller,
     request: pb::EncryptRequest,
@@ -259,6 +261,15 @@ pub(super) async fn decrypt(
     caller: &Caller,
     request: pb::DecryptRequest,
 ) -> Result<pb::DecryptResponse> {
+    decrypt_told(kms, caller, request).await.map(|(reply, _)| reply)
+}
+
+/// As Decrypt; also gives how long an external key manager lets the plaintext be kept, if it says.
+pub(crate) async fn decrypt_told(
+    kms: &Kms,
+    caller: &Caller,
+    request: pb::DecryptRequest,
+) -> Result<(pb::DecryptResponse, Option<Duration>)> {
     let wanted = DecryptRequest {
         name: CryptoKeyName::parse(&request.name)?,
         ciphertext: &request.ciphertext,
@@ -267,12 +278,13 @@ pub(super) async fn decrypt(
         aad_crc32c: request.additional_authenticated_data_crc32c,
     };
     let reply = kms.decrypt_checked(caller, wanted).await?;
-    Ok(pb::DecryptResponse {
+    let told = pb::DecryptResponse {
         plaintext: Bytes::copy_from_slice(reply.decrypted.plaintext.expose()),
         plaintext_crc32c: Some(i64::from(reply.plaintext_crc32c)),
         used_primary: reply.decrypted.used_primary,
         protection_level: convert::level(reply.protection).into(),
-    })
+    };
+    Ok((told, reply.decrypted.cache_for))
 }
 
 pub(super) async fn list_locations(

@@ -3,7 +3,7 @@
 //! Invariant: a passphrase or a key file that was named and opens nothing ends the start, before anything is changed;
 //! a key elsewhere that does not answer only makes the server wait, since other seals may open it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use claviger_core::{Clock, Error, Result};
@@ -17,9 +17,7 @@ use object_store::ObjectStore;
 use super::remote::RemoteKms;
 use crate::config::{HsmTokenConfig, RootToken, ServeConfig};
 use crate::run::open_dir;
-
-/// A file of a secret, bytes at most.
-const SECRET_BYTES: u64 = 64 * 1024;
+use crate::secrets::{first_line, secret};
 
 /// The directory of the KMS and what is known of its seal.
 #[derive(Debug)]
@@ -104,20 +102,4 @@ async fn open(sealed: SealedRoot, named: Option<RootSecret>, wraps: &[Arc<dyn Ro
 fn pin(flags: &str, file: Option<PathBuf>) -> Result<SecretBytes> {
     let none = || Error::precondition(format!("{flags}-module needs {flags}-pin-file"));
     Ok(first_line(&secret(&file.ok_or_else(none)?)?))
-}
-
-/// The contents of a file that holds a secret.
-pub(super) fn secret(file: &Path) -> Result<SecretBytes> {
-    let told = |e: std::io::Error| Error::precondition(format!("cannot read {}: {e}", file.display()));
-    let length = std::fs::metadata(file).map_err(told)?.len();
-    if length > SECRET_BYTES {
-        return Err(Error::precondition(format!("{} is longer than {SECRET_BYTES} bytes", file.display())));
-    }
-    std::fs::read(file).map(SecretBytes::new).map_err(told)
-}
-
-/// The first line of a secret.
-pub(super) fn first_line(secret: &SecretBytes) -> SecretBytes {
-    let line = secret.expose().split(|byte| *byte == b'\n').next().unwrap_or_default();
-    SecretBytes::new(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
 }

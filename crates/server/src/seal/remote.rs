@@ -19,8 +19,8 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
-use super::begin::{first_line, secret};
 use crate::config::RootKms;
+use crate::secrets::{first_line, secret};
 
 /// How long a connection and a call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
