@@ -167,7 +167,7 @@ def test_tokens_that_are_not_right_are_refused(world, key, transport):
 
 
 def test_credentials_of_googles_library_are_taken_as_they_are(world, key):
-    """Over REST the client signs for cloudkms.googleapis.com by itself, or exchanges an assertion at token_uri."""
+    """The client signs for cloudkms.googleapis.com by itself, or with scopes; others exchange an assertion."""
     grant(world, key, world.app.principal)
     options = ClientOptions(api_endpoint=world.server.endpoint)
 
@@ -175,17 +175,21 @@ def test_credentials_of_googles_library_are_taken_as_they_are(world, key):
         client = kms_v1.KeyManagementServiceClient(transport="rest", credentials=credentials, client_options=options)
         return client.encrypt(name=key, plaintext=b"x").ciphertext
 
-    credentials = world.app.credentials(world.server, scopes=None)
-    assert encrypts(credentials)
-    assert encrypts(world.app.credentials(world.server).with_always_use_jwt_access(True))
+    assert encrypts(world.app.credentials(world.server, scopes=None))
     assert encrypts(world.app.credentials(world.server))
+    assert encrypts(_Fixed(refreshed(world.app.credentials(world.server))()))
     stranger = Account("app", kid=world.app.kid)
+    for credentials in (
+        stranger.credentials(world.server),
+        stranger.credentials(world.server, scopes=None),
+        world.app.credentials(world.server, scopes=["openid"]),
+    ):
+        with refused("UNAUTHENTICATED"):
+            encrypts(credentials)
     with pytest.raises(RefreshError, match="invalid_grant"):
-        encrypts(stranger.credentials(world.server))
-    with refused("UNAUTHENTICATED"):
-        encrypts(stranger.credentials(world.server).with_always_use_jwt_access(True))
+        refreshed(stranger.credentials(world.server))()
     with pytest.raises(RefreshError, match="invalid_scope"):
-        encrypts(world.app.credentials(world.server, scopes=["openid"]))
+        refreshed(world.app.credentials(world.server, scopes=["openid"]))()
 
 
 def test_a_token_for_one_service_or_scope_is_not_one_for_another(world, key):

@@ -332,9 +332,9 @@ async fn policies_are_set_read_and_tested() {
     assert_eq!(api.set_iam_policy(set(conditional)).await.unwrap_err().code(), Code::Unimplemented);
     let audited = iam::Policy { audit_configs: vec![Default::default()], ..policy };
     assert_eq!(api.set_iam_policy(set(audited)).await.unwrap_err().code(), Code::Unimplemented);
-    let asked = vec!["cloudkms.cryptoKeys.get".to_owned()];
-    let test = iam::TestIamPermissionsRequest { resource: RING.into(), permissions: asked.clone() };
-    assert_eq!(api.test_iam_permissions(asked(test)).await.unwrap().into_inner().permissions, asked);
+    let wanted = vec!["cloudkms.cryptoKeys.get".to_owned()];
+    let test = iam::TestIamPermissionsRequest { resource: RING.into(), permissions: wanted.clone() };
+    assert_eq!(api.test_iam_permissions(asked(test)).await.unwrap().into_inner().permissions, wanted);
     let other = iam::GetIamPolicyRequest { resource: "projects/p/instances/i".into(), options: None };
     assert_eq!(api.get_iam_policy(asked(other)).await.unwrap_err().code(), Code::InvalidArgument);
 }

@@ -11,6 +11,8 @@ const JSON: &str = "/storage/v1/";
 const UPLOAD: [&str; 2] = ["/upload/storage/v1/", "/resumable/upload/storage/v1/"];
 const DOWNLOAD: &str = "/download/storage/v1/";
 const BATCH: [&str; 2] = ["/batch", "/batch/storage/v1"];
+/// Where a caller asks what they may do to a bucket.
+const OWN_RIGHTS: &str = "iam/testPermissions";
 /// First parts of paths that other services have.
 const TAKEN: [&str; 11] =
     ["v1", "v1b3", "v2", "v3", "storage", "upload", "download", "batch", "resumable", "healthz", "readyz"];
@@ -41,10 +43,12 @@ pub(super) enum Route {
 }
 
 impl Route {
-    /// The right that a request needs. Whoever copies reads too; no role writes objects without reading them.
-    pub(super) fn right(&self, method: &Method) -> Right {
+    /// The right that a request needs; none to ask for one's own. Whoever copies reads too; no role writes objects
+    /// without reading them.
+    pub(super) fn right(&self, method: &Method) -> Option<Right> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
-        match (self, reads) {
+        Some(match (self, reads) {
+            (Self::BucketAction(_, action), true) if action == OWN_RIGHTS => return None,
             (Self::Buckets | Self::Bucket(_) | Self::BucketAction(..) | Self::ServiceAccount(_), true) => {
                 Right::BucketsRead
             }
@@ -54,7 +58,7 @@ impl Route {
             | (Self::Download(..) | Self::Xml(..), _) => Right::ObjectsRead,
             (Self::Objects(_) | Self::Object(..) | Self::ObjectAction(..), false)
             | (Self::Copy { .. } | Self::Upload(_), _) => Right::ObjectsWrite,
-        }
+        })
     }
 }
 

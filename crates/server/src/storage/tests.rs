@@ -65,7 +65,7 @@ async fn send(
     body: impl Into<Body>,
 ) -> (u16, HeaderMap, Bytes) {
     let mut request = Request::builder().method(method).uri(path).header("host", "h:1");
-    request = request.extension(crate::auth::Identity::Local);
+    request = request.extension(Identity::Local);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
