@@ -21,6 +21,9 @@ const NO_KEY: Error = Error::new(ErrorKind::BadInput, "this is no public key of 
 const KEY_BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
 const KEY_END: &str = "-----END PUBLIC KEY-----";
 
+/// From when and until when a certificate is good, in seconds since the Unix epoch.
+pub type Lifetime = (u64, u64);
+
 /// A scheme of signatures, by its name in JSON Web Tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
@@ -89,7 +92,7 @@ impl VerifyingKey {
     ///
     /// # Errors
     /// [`ErrorKind::BadInput`] when there is none, or one that cannot be read.
-    pub fn all_of_pem(pem: &str) -> Result<Vec<(Self, Option<(u64, u64)>)>> {
+    pub fn all_of_pem(pem: &str) -> Result<Vec<(Self, Option<Lifetime>)>> {
         let mut keys = Vec::new();
         for (at, _) in pem.match_indices(KEY_BEGIN) {
             let rest = pem.get(at..).unwrap_or_default();

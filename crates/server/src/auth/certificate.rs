@@ -10,8 +10,6 @@ use claviger_kms::agents::Service;
 const OWN_DOMAIN: &str = "claviger.local";
 /// The kinds of IAM members that a URI in a certificate may be.
 const MEMBERS: [&str; 2] = ["user:", "serviceAccount:"];
-/// The label of the audit log that says by which certificate an administrator came.
-const CERTIFICATE_LABEL: &str = "certificate";
 /// Bytes of a name, at most.
 const MAX_NAME: usize = 254;
 
@@ -32,7 +30,7 @@ impl Peer {
             wrong("The certificate names no one: it needs a URI, a DNS name or a common name that is not reserved.")
         })?;
         Ok(Self(if admins.contains(&principal) {
-            Caller::local_admin().with(CERTIFICATE_LABEL, principal)
+            Caller::administrator(principal)
         } else {
             Caller::new(principal)
         }))
