@@ -43,7 +43,7 @@ pub(crate) enum Reached {
     /// A Claviger that takes this server for a data server.
     Claviger(Arc<Elsewhere>),
     /// Another endpoint of the public API.
-    Plain(PlainKms),
+    Plain(Box<PlainKms>),
 }
 
 /// An endpoint of the public API.
@@ -82,7 +82,7 @@ pub(crate) async fn reach(config: &KmsElsewhere, clock: Arc<dyn Clock>) -> Resul
                     kms = dial.place(),
                     "the KMS is no Claviger: keys are used by the public API, and their states found by checks"
                 );
-                return Ok(Reached::Plain(PlainKms(dial)));
+                return Ok(Reached::Plain(Box::new(PlainKms(dial))));
             }
             // Waiting would not mend it.
             _ if distrust.is_some() => return Err(Error::precondition(error.message()).because(error)),

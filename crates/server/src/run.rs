@@ -174,7 +174,7 @@ struct Start<'a> {
     clock: Arc<dyn Clock>,
     hsm: Option<Arc<dyn HsmKeys>>,
     /// Where the customers' keys are used, when that is not here.
-    plain: Option<PlainKms>,
+    plain: Option<Box<PlainKms>>,
 }
 
 impl Start<'_> {

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::*;
+use crate::auth::Callers;
 use crate::common::{AGENT, KeyAdmin};
 use crate::config::{ServeConfig, TlsFiles};
 use crate::data_servers::ChangeLog;
@@ -115,7 +116,7 @@ async fn world(clock: Arc<ManualClock>) -> World {
         clock: clock.clone(),
     };
     let seal = SealApi::starting(Vec::new(), clock.clone());
-    let door = Door::new(seal.clone());
+    let door = Door::new(seal.clone(), Callers::Local);
     door.open(Front::new(&services, &config, seal).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());

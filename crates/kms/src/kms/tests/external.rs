@@ -1,6 +1,7 @@
 //! External keys and their connections as the KMS keeps them. What goes to a manager is shown in `claviger-ekm`.
 
 use super::*;
+use crate::KeyChange;
 use crate::external::{AccessReason, EkmConnectionName, ExternalKey, Resolver};
 use crate::iam::Policy;
 use crate::model::{
@@ -188,7 +189,7 @@ async fn a_policy_of_reasons_holds_for_keys_of_our_own_too_and_users_are_told() 
     let mut changes = world.kms.changes();
     let none = CryptoKeyUpdate { justifications: Some(Some(Vec::new())), ..CryptoKeyUpdate::default() };
     world.kms.update_crypto_key(&admin(), &key(), none).await.unwrap();
-    assert_eq!(changes.try_recv().unwrap().key, key());
+    assert_eq!(changes.try_recv().unwrap(), KeyChange::Of(key()));
     let error = world.decrypt(&sealed).await.unwrap_err();
     assert_eq!(error.violations()[0].kind, "KEY_ACCESS_JUSTIFICATION_DENIED");
     assert!(error.message().contains("CUSTOMER_INITIATED_ACCESS"), "{error}");

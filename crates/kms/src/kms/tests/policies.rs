@@ -1,6 +1,7 @@
 //! Grants, the reserved project, and pushes.
 
 use super::*;
+use crate::KeyChange;
 use crate::agents::{FIRST_NUMBER, Service};
 use crate::iam::Policy;
 
@@ -198,8 +199,8 @@ async fn a_change_is_pushed_once_it_is_made_to_each_key_that_it_affects() {
     let mut changes = world.kms.changes();
     let mut pushed = || {
         let mut keys = Vec::new();
-        while let Ok(change) = changes.try_recv() {
-            keys.push(change.key);
+        while let Ok(KeyChange::Of(key)) = changes.try_recv() {
+            keys.push(key);
         }
         keys
     };

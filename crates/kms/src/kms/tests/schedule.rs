@@ -1,6 +1,7 @@
 //! Due rotations and due destructions, on a clock that the test moves.
 
 use super::*;
+use crate::KeyChange;
 use crate::model::CryptoKeyUpdate;
 
 async fn scheduled(period: Duration, first: Timestamp) -> World {
@@ -81,7 +82,7 @@ async fn a_due_rotation_makes_a_new_primary_and_moves_the_schedule_on() {
     assert_eq!(world.kms.tick().await.unwrap(), Some(START.plus(2 * DAY)));
     let view = world.view();
     assert_eq!((view.primary.unwrap().number, view.key.next_rotation_time), (2, Some(START.plus(2 * DAY))));
-    assert_eq!(changes.try_recv().unwrap().key, key());
+    assert_eq!(changes.try_recv().unwrap(), KeyChange::Of(key()));
     assert_eq!(world.decrypt(&sealed).await.unwrap(), "old");
     // Three periods pass while nobody looks: one rotation, and the schedule is kept.
     world.clock.advance(3 * DAY + Duration::from_secs(5));
