@@ -95,7 +95,7 @@ async fn world(clock: Arc<ManualClock>) -> World {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(InMemory::new());
     let kms = Box::pin(Kms::open(KmsConfig::default(), store, clock.clone())).await.unwrap();
-    let policies = orgpolicy::open(&kms, clock.clone()).await.unwrap();
+    let policies = Box::pin(orgpolicy::open(&kms, clock.clone())).await.unwrap();
     let here = Here { kms, policies };
     let (changes, sources) = ChangeLog::new(&here.kms, &here.policies);
     tokio::spawn(changes.clone().run(sources));
@@ -125,7 +125,7 @@ async fn world(clock: Arc<ManualClock>) -> World {
     tokio::spawn(http::serve(listener, door, secure, stopped));
 
     let told = told(&url, &authority, &authority, Some("data-1"));
-    let Reached::Claviger(elsewhere) = reach(&told, real()).await.unwrap() else {
+    let Reached::Claviger(elsewhere) = Box::pin(reach(&told, real())).await.unwrap() else {
         panic!("the KMS is a Claviger");
     };
     let following = tokio::spawn(elsewhere.clone().follow());
@@ -220,7 +220,7 @@ impl KeyAdmin for World {
 crate::cmek_contract!(world);
 
 async fn plain_world() -> World {
-    world(crate::common::manual_clock()).await
+    Box::pin(world(crate::common::manual_clock())).await
 }
 
 #[tokio::test]
