@@ -175,3 +175,42 @@ fn every_method_of_every_service_has_a_right() {
         assert_eq!(methods::right(path), right, "{path}");
     }
 }
+
+/// A request over a connection whose certificate says who is there.
+fn shown(path: &str, authorization: &[&str], caller: Caller) -> Request<()> {
+    let mut request = request(path, authorization);
+    request.extensions_mut().insert(Peer(caller));
+    request
+}
+
+fn let_in(callers: &Callers, request: Request<()>) -> Identity {
+    match callers.admit(request, true) {
+        Admitted::Go(_, Some(identity)) => identity,
+        _ => panic!("it was not let in as somebody"),
+    }
+}
+
+const READ: &str = "/google.bigtable.v2.Bigtable/ReadRows";
+const JOIN: &str = "/claviger.kms.v1.DataServers/Join";
+
+#[test]
+fn without_a_file_a_certificate_is_for_all_data_and_the_seals_are_the_administrators() {
+    let data = let_in(&Callers::Local, shown(READ, &[], Caller::new("principal:data-1")));
+    assert_eq!(data.caller(), Caller::new("principal:data-1"));
+    assert!(data.allow_method(READ).is_ok() && data.allow_method(JOIN).is_ok());
+    assert!(!data.has(Right::Seals) && data.allow_method("/unheard.of/Method").is_err());
+    let ada = let_in(&Callers::Local, shown(READ, &[], Caller::administrator("user:ada@example.com")));
+    assert!(ada.has(Right::Seals) && ada.caller().is_administrator());
+}
+
+#[test]
+fn with_a_file_a_certificate_gives_what_the_file_gives_its_owner_and_a_token_goes_before_it() {
+    let callers = tokens();
+    let data = let_in(&callers, shown(READ, &[], Caller::new("principal:data-1")));
+    assert_eq!(data.caller(), Caller::new("principal:data-1"));
+    assert!(data.allow_method(JOIN).is_ok(), "the service asks itself who is a data server");
+    assert_eq!(data.allow_method(READ).unwrap_err().kind(), ErrorKind::PermissionDenied);
+    let ada = Caller::administrator("user:ada@example.com");
+    assert!(let_in(&callers, shown(READ, &[], ada.clone())).has(Right::Seals));
+    refused(&callers, shown(READ, &["Bearer wrong"], ada), true);
+}
