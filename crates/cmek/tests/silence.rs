@@ -7,11 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use claviger_cmek::record::ScopeRecord;
-use claviger_cmek::{Config, KeyState, Scope};
+use claviger_cmek::{Config, KeyState, Manager, Scope};
 use claviger_core::{Clock as _, ErrorKind, Timestamp};
 use claviger_kms::KeyChange;
+use claviger_sealed::Records;
 use claviger_sealed::scope::ScopeId;
 use common::double::{Double, Mood, State};
+use common::gate::Gate;
 use common::{
     AGENT, KeyAdmin as _, RESOURCE, START, World, eventually, manual_clock, settle, spec, until_recorded,
 };
@@ -275,6 +277,30 @@ async fn a_push_locks_many_scopes_with_one_question() {
 }
 
 #[tokio::test]
+async fn a_state_that_is_back_while_the_other_is_written_is_written_again() {
+    let (gate, kms) = (Gate::new(), Double::new());
+    let records = Arc::new(Records::open(gate.clone(), "platform").await.unwrap());
+    let manager = Manager::open(records.clone(), kms.service(), manual_clock(), Config::default()).unwrap();
+    tokio::spawn(manager.clone().run());
+    let key = kms.make("k").await;
+    let scope = manager.create_scope(spec("bigtable/a", &key)).await.unwrap();
+    settle().await;
+    gate.close();
+    kms.disable(&key, 1).await;
+    eventually("the lock is being written", || scope.guard().is_err() && gate.held() > 0).await;
+    kms.enable(&key, 1).await;
+    eventually("it is back", || scope.guard().is_ok()).await;
+    settle().await;
+    gate.open();
+    // Long enough for the first of the two writes, after which the record would stay as it is.
+    for _ in 0..20 {
+        settle().await;
+    }
+    let enabled = |record: &ScopeRecord| record.state == KeyState::Enabled && record.locked_since.is_none();
+    until_recorded(&records, "bigtable/a", enabled).await;
+}
+
+#[tokio::test]
 async fn pushes_that_come_too_fast_lead_to_a_check_of_everything() {
     let world = world().await;
     let key = world.kms.make("k").await;
@@ -381,8 +407,7 @@ async fn a_failed_wrap_after_a_rotation_leaves_the_old_wrapping_in_use() {
 async fn a_manager_refuses_intervals_of_nothing() {
     let world = world().await;
     let bad = Config { check_interval: Duration::ZERO, ..Config::default() };
-    let error =
-        claviger_cmek::Manager::open(world.records.clone(), world.kms.clone(), world.clock.clone(), bad);
+    let error = Manager::open(world.records.clone(), world.kms.clone(), world.clock.clone(), bad);
     assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
 

@@ -4,6 +4,7 @@
 
 pub mod contract;
 pub mod double;
+pub mod gate;
 
 use std::sync::Arc;
 use std::time::Duration;
