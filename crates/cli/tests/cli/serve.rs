@@ -29,7 +29,11 @@ fn it_says_in_one_line_why_it_does_not_start() {
         (&["--listen", "0.0.0.0:0"][..], "beyond loopback"),
         (&["--listen", taken], "cannot listen on"),
         (&["--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()], "in use"),
-        (&["--listen", "127.0.0.1:0", "--kms", "http://127.0.0.1:1"], "not built yet"),
+        (
+            &["--listen", "127.0.0.1:0", "--kms", "http://127.0.0.1:1", "--services", "kms"],
+            "leave kms out of --services",
+        ),
+        (&["--listen", "127.0.0.1:0", "--kms", "http://192.0.2.1:1"], "https"),
         (&["--listen", "127.0.0.1:0", "--root-key-file", "/no/such/key"], "/no/such/key"),
     ] {
         let (code, said) = refused(arguments);
