@@ -205,7 +205,8 @@ async fn what_is_not_expected_is_refused_without_repeating_it() {
         assert_eq!(ask(&api, method, path, json!({})).await.0, expected, "{path}");
     }
     // What a page in a browser may send without being asked whether it may.
-    let request = Request::post(format!("{PREFIX}unseal")).header(CONTENT_TYPE, "text/plain");
+    let request = Request::post(format!("{PREFIX}unseal")).extension(Identity::Local);
+    let request = request.header(CONTENT_TYPE, "text/plain");
     let response = api.call(request.body(Body::from(r#"{"passphrase": "right"}"#)).unwrap()).await;
     assert_eq!(response.status(), 400);
 }
