@@ -23,7 +23,8 @@ impl Facts {
         let mut facts = Self::default();
         for file in messages(&set, "file") {
             let package = string(&file, "package");
-            if package == "google.protobuf" {
+            // Those that are ours alone have no official shape.
+            if package == "google.protobuf" || package.starts_with("claviger.") {
                 continue;
             }
             for message in messages(&file, "message_type") {
