@@ -12,6 +12,7 @@ from harness.bigtable import ZONE, delete_row, set_cell
 from harness.chunks import decode
 from harness.errors import refused
 from harness.kms import STATE
+from harness.wait import eventually
 
 LOCK_WITHIN = 1.0
 UNLOCK_WITHIN = 5.0
@@ -31,18 +32,6 @@ def protected(keys, bigtable, unique):
 
 def locked(code="FAILED_PRECONDITION", *texts):
     return refused(code, *texts)
-
-
-def eventually(check, within=UNLOCK_WITHIN):
-    """Waits until `check` holds."""
-    started = time.monotonic()
-    while True:
-        try:
-            return check()
-        except Exception:
-            if time.monotonic() - started > within:
-                raise
-            time.sleep(0.01)
 
 
 def disable(keys, key, bigtable, *tables):

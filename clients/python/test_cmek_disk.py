@@ -15,6 +15,7 @@ from harness.bigtable import Bigtable, set_cell
 from harness.errors import refused
 from harness.kms import STATE, Keys
 from harness.server import NotReady
+from harness.wait import eventually
 
 PROJECT = "p-disk"
 
@@ -64,17 +65,6 @@ def search(folder, needles):
             data = path.read_bytes()
             found += [(path.name, needle) for needle in needles if needle in data or needle in str(path).encode()]
     return found
-
-
-def eventually(check, within=10):
-    deadline = time.monotonic() + within
-    while True:
-        try:
-            return check()
-        except Exception:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 @pytest.mark.slow

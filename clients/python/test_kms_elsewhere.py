@@ -25,23 +25,11 @@ from harness.proxy import Proxy
 from harness.server import NotReady, Server, binary, environment
 from harness.storage import client as storage_client
 from harness.storage import storage_agent
+from harness.wait import WITHIN, eventually
 
 LOCK_WITHIN = 1.0
-WITHIN = 20.0
 PROJECT = "birds"
 ADMIN = "user:ada@example.com"
-
-
-def eventually(check, within=WITHIN):
-    """Waits until `check` holds."""
-    started = time.monotonic()
-    while True:
-        try:
-            return check()
-        except Exception:
-            if time.monotonic() - started > within:
-                raise
-            time.sleep(0.02)
 
 
 class World:

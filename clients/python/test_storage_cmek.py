@@ -11,6 +11,7 @@ import pytest
 from google.protobuf import duration_pb2
 from harness.kms import Keys
 from harness.storage import Raw, client, refused, storage_agent
+from harness.wait import eventually
 
 PROJECT = "p-storage"
 MIB = 1024 * 1024
@@ -50,17 +51,6 @@ class Setting:
 @pytest.fixture
 def setting(own_server):
     return Setting(own_server)
-
-
-def eventually(check, seconds=10):
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return check()
-        except Exception:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 def search(folder, needles):
